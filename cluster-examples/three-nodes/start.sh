@@ -17,6 +17,14 @@ if [[ ! -x $quorate ]]; then
     }
 fi
 quorate=$(realpath "$quorate")
+# Another cluster there would answer in the place of this one.
+while read -r address; do
+    if (exec 3<>"/dev/tcp/${address%:*}/${address##*:}") 2>/dev/null; then
+        echo "error: $address is in use: is another cluster running? (\`quorate dev\` has the same ports)" >&2
+        exit 1
+    fi
+done < <(sed -n 's/^\(peer_\)\?listen = "\(.*\)"/\2/p' "$here"/node-[123].toml)
+
 mkdir -p "$directory"
 cd "$directory"
 
@@ -32,6 +40,12 @@ stop() {
 trap stop EXIT
 trap 'exit 0' INT TERM HUP
 
+# Whether every node runs that this script has started.
+all_run() {
+    local pid
+    for pid in "${nodes[@]}"; do kill -0 "$pid" 2>/dev/null || return 1; done
+}
+
 addresses=()
 for id in 1 2 3; do
     "$quorate" serve --config "$here/node-$id.toml" >>"node-$id.log" 2>&1 &
@@ -41,7 +55,7 @@ for id in 1 2 3; do
 done
 
 all=$(IFS=,; echo "${addresses[*]}")
-if ! "$quorate" cluster status --wait --nodes "$all" --timeout 20s >/dev/null || ! kill -0 "${nodes[@]}" 2>/dev/null; then
+if ! "$quorate" cluster status --wait --nodes "$all" --timeout 20s >/dev/null || ! all_run; then
     echo "error: not all nodes came up; their last words:" >&2
     tail -n 3 node-*.log >&2
     exit 1

@@ -142,6 +142,9 @@ async fn what_is_revoked_is_on_the_list_with_what_was_before() {
     }
     let other = tempfile::tempdir().unwrap();
     certs(&other, "init").await.expect(0);
+    let itself =
+        certs(&dir, &format!("revoke {}", dir.path().join("ca.crt").display())).await.expect(1);
+    itself.says(&["that is the CA itself", "make another CA"]);
     let stranger = format!("revoke {}", path("c"));
     certs(&other, &stranger).await.expect(1).says(&["not issued by this CA"]);
     certs(&other, "revoke /no/such/file").await.expect(1).says(&["/no/such/file: "]);

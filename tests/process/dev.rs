@@ -223,20 +223,33 @@ async fn when_dev_is_killed_its_nodes_end_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_does_not_start_ends_dev_with_what_it_said() {
-    let first = free_ports();
+async fn ports_that_are_in_use_are_named_before_anything_starts() {
+    let (first, data) = (free_ports(), tempfile::tempdir().unwrap());
     let taken = std::net::TcpListener::bind(("127.0.0.1", first + 1)).unwrap();
-    let mut dev = Running::start(&["dev", "--listen", &format!("127.0.0.1:{first}")]);
+    let (listen, kept) = (format!("127.0.0.1:{first}"), data.path().join("kept"));
+    let args = ["dev", "--listen", &listen, "--data-dir", kept.to_str().unwrap()];
+    let mut dev = Running::start(&args);
+    assert_eq!(dev.process.exit_code(PATIENCE).await, 1, "{}", dev.err());
+    let told = format!("127.0.0.1:{} is in use: is another `quorate dev` running?", first + 1);
+    assert!(dev.err().contains(&told) && !kept.exists(), "{}", dev.err());
+    drop(taken);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_does_not_start_ends_dev_with_what_it_said() {
+    let (first, data) = (free_ports(), tempfile::tempdir().unwrap());
+    std::fs::write(data.path().join("node-2"), "no directory").unwrap();
+    let (listen, kept) = (format!("127.0.0.1:{first}"), data.path().to_str().unwrap());
+    let mut dev = Running::start(&["dev", "--listen", &listen, "--data-dir", kept]);
     assert_eq!(dev.process.exit_code(PATIENCE).await, 1, "{}", dev.err());
     let err = dev.err();
-    let told = format!("cannot listen on 127.0.0.1:{}", first + 1);
+    let told = "cannot use the data directory";
     assert!(err.contains(&format!("node 2: error: {told}")), "the line names its node: {err}");
     let (_, last) = err.rsplit_once("error: node 2 does not start").expect("at the end");
-    assert!(last.contains(&told), "{err}");
+    assert!(last.contains(told), "{err}");
     assert!(
         err.contains("it starts again in 500ms") && !err.contains("runs again, pid 0"),
         "{err}"
     );
-    drop(taken);
     assert!(are_free(first));
 }

@@ -162,7 +162,7 @@ async fn commands_fail_with_what_to_do(cluster: &Cluster, alone: usize) {
     let tried: Vec<&str> = addresses.iter().map(String::as_str).collect();
     for line in ["fetch short", "register a b --endpoint http=http://h:1 --once"] {
         let ran = ask(&all, &format!("{line} --timeout 2s")).await.expect(3);
-        ran.says(&tried).says(&["no answer yet; trying", "next:"]);
+        ran.says(&tried).says(&["still waiting; trying", "next:"]);
     }
     let ran = ask(&all, "fetch short --consistency local -o json").await.expect(0).json();
     let age = ran["header"]["age_ms"].as_u64().expect("the age is known");

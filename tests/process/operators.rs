@@ -103,7 +103,7 @@ async fn a_command_that_tries_says_so_and_hears_ctrl_c() {
         let mut running = Running::ask("127.0.0.1:1", line);
         eventually("it says what it tries", Duration::from_secs(5), || {
             let said = running.err();
-            let tries = said.contains("no answer yet") && said.contains("127.0.0.1:1");
+            let tries = said.contains("still waiting") && said.contains("127.0.0.1:1");
             async move { if tries { Ok(()) } else { Err(said) } }
         })
         .await;
@@ -118,7 +118,7 @@ async fn a_command_that_tries_says_so_and_hears_ctrl_c() {
         let code = running.process.exit_code(PATIENCE).await;
         eprintln!("measured: {line}: ended {:?} after Ctrl-C", told.elapsed());
         assert!(code <= 1, "{line}: {code}");
-        assert_eq!(running.err().matches("no answer yet").count(), 1, "{}", running.err());
+        assert_eq!(running.err().matches("still waiting").count(), 1, "{}", running.err());
     }
 }
 
@@ -142,6 +142,11 @@ async fn operators_hear_of_their_mistakes() {
     warned.says(&["warning: no health check is made", "--health-checks-allow"]);
     let known = ask(&nodes, "cluster override web a --weight 0").await.expect(0);
     assert!(!known.err.contains("warning"), "{}", known.err);
+
+    let line = "cluster backup /nosuch/dir/file";
+    ask(&nodes, line).await.expect(1).says(&["/nosuch/dir: there is no such directory"]);
+    let line = "fetch web --ca /nosuch.crt";
+    ask(&nodes, line).await.expect(2).says(&["/nosuch.crt", "No such file", "--ca"]);
 
     let line = "cluster override web nobody --clear";
     ask(&nodes, line).await.expect(1).says(&["web/nobody is not overridden", "nothing to clear"]);

@@ -38,6 +38,9 @@ async fn the_last_of_three_goes_on_and_those_that_come_back_are_refused() {
     let dir = cluster.nodes[last].data_dir.clone();
     recover(&[&dir], &["--accept-data-loss"]).await.expect(1).says(&["is in use"]);
     cluster.nodes[last].kill();
+    let missing = dir.join("nosuch");
+    recover(&[&missing], &[]).await.expect(1).says(&["cannot list directory", "No such file"]);
+    recover(&[&dir.join("log")], &[]).await.expect(1).says(&["there is no log in it"]);
 
     let told = recover(&[&dir], &[]).await.expect(0).out;
     for part in ["best: node", "may be lost", "nothing was changed", "--accept-data-loss"] {

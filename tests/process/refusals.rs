@@ -31,9 +31,9 @@ async fn settings_that_cannot_be_are_usage_errors_that_name_them() {
     let typo = file("typo.toml", "idd = 1");
     for (line, says) in [
         ("serve".to_owned(), vec!["id is missing", "--id", "QUORATE_ID"]),
-        (format!("serve --id 0 {rest}"), vec!["id = 0", "at least 1"]),
+        (format!("serve --id 0 {rest}"), vec!["--id", "a number from 1 on"]),
         (format!("serve --id one {rest}"), vec!["--id", "one"]),
-        (format!("serve --id 4 {rest} --bootstrap 1=a:1,2=b:1"), vec!["bootstrap = 1,2", "id 4"]),
+        (format!("serve --id 4 {rest} --bootstrap 1=a:1,2=b:1"), vec!["bootstrap = 1,2", "node 4"]),
         (
             format!("serve --id 1 {rest} --bootstrap 1=a:1,2=a:1"),
             vec!["bootstrap = 2=a:1", "another address than that of node 1"],
@@ -45,7 +45,15 @@ async fn settings_that_cannot_be_are_usage_errors_that_name_them() {
         ),
         (format!("serve --id 1 {rest} --observer"), vec!["observer", "join"]),
         (format!("serve --id 1 {rest} --dns-domain ."), vec!["dns.domain = .", "the root"]),
-        ("serve --id 1 --listen nowhere".to_owned(), vec!["--listen", "nowhere"]),
+        (
+            "serve --id 1 --listen localhost:7001".to_owned(),
+            vec!["--listen", "localhost:7001", "IP:PORT", "--advertise"],
+        ),
+        ("serve --id one".to_owned(), vec!["--id", "one", "a number from 1 on"]),
+        (
+            format!("serve --id 4 {rest} --bootstrap 1=a:1,2=a:2,3=a:3"),
+            vec!["bootstrap = 1,2,3", "node 4", "that comes later has no bootstrap", "--join"],
+        ),
         (format!("serve --id 1 {rest} --config {data}.toml"), vec!["data.toml", "No such file"]),
         (format!("serve --id 1 {rest} --config {typo}"), vec!["typo.toml", "idd"]),
         (tunables("a.toml", "heartbeat_ms = 1"), vec!["heartbeat_ms = 1", "at least 10"]),
@@ -124,7 +132,7 @@ async fn a_snapshot_that_is_gone_is_named() {
     std::fs::remove_dir_all(&snapshots).unwrap();
     let refused = quorate(cluster.nodes[0].args()).await.expect(4);
     let file = format!("{}/*.snapshot is missing", snapshots.display());
-    refused.says(&[&file, "restore this node"]);
+    refused.says(&[&file, "replace this node", "cluster replace"]);
 }
 
 /// The value's first byte is the version of its own encoding; a reader looks at nothing else of a

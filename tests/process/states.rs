@@ -347,8 +347,10 @@ async fn a_removed_node_alone_answers_for_no_cluster() {
     ask(&cluster.all(), "cluster remove 2").await.expect(0);
     eventually("it knows, and a member is asked in its place", SOON, async || {
         let shown = ask(&removed, "cluster status").await;
+        // Before it knows, too: the other refuses it, and that is no lost quorum.
+        assert!(!shown.out.contains("quorate recover"), "{shown:?}");
         let said = shown.out.contains("OK: node 1 leads")
-            && shown.out.contains("node 2 is no member: it was removed");
+            && shown.out.contains("node 2 is no member: it was removed from its cluster: stop it");
         if shown.code == 0 && said { Ok(()) } else { Err(format!("{shown:?}")) }
     })
     .await;

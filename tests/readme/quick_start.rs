@@ -29,6 +29,19 @@ const FOREIGN: [(&str, &str, &str, [&str; 2]); 2] = [
     ("javascript", "node", "NODE_PATH", ["npm install", "node "]),
 ];
 
+/// How the program in Python ends; and before that, the node hangs that it talks to: it stays
+/// registered for longer than its TTL of 3 s.
+const ENDS: &str = "kill $! && wait $!\ncat orders.log\n";
+const HANGS: &str = r#"
+node_1=$(sed -n 's/^ *node 1 .* pid \([0-9]*\).*/\1/p' dev.log)
+kill -STOP $node_1
+export others=127.0.0.1:7002,127.0.0.1:7003
+quorate register orders orders-short --endpoint http=http://10.0.0.9:80 --ttl 4s --once --nodes $others
+until quorate fetch orders --nodes $others > fetched && ! grep -q orders-short fetched; do sleep 0.2; done
+kill -CONT $node_1
+grep orders-python fetched || { echo "its registration has ended"; exit 1; }
+"#;
+
 #[test]
 fn every_command_and_program_of_the_quick_start_works() {
     // Its web server and its caller.
@@ -37,11 +50,11 @@ fn every_command_and_program_of_the_quick_start_works() {
     }
     let page = text_of(PAGE);
     let (ports, directory) = (Ports::free(), tempfile::tempdir().unwrap());
-    let mut commands = String::new();
+    let mut commands = Vec::new();
     let mut bash = Command::new("bash");
     for block in blocks(&page) {
         match block.language.as_str() {
-            "sh" => commands.push_str(&block.text),
+            "sh" => commands.push(block.text),
             "rust,ignore" => {
                 let shown = shown_part(&text_of("cluster-examples/readme.rs"));
                 assert_eq!(block.text, shown, "{PAGE}:{}: README's lines are others", block.line);
@@ -69,17 +82,18 @@ fn every_command_and_program_of_the_quick_start_works() {
             Ok(home) => {
                 bash.env(variable, if name == "node" { home + "/node_modules" } else { home });
                 promises.push(if name == "node" { "there is orders-1" } else { "deregistered" });
-                commands = without(&commands, |line| line.starts_with(install));
+                commands.iter_mut().for_each(|block| *block = without(block, install));
             }
             Err(reason) => {
                 skipped(format!("the quick start in {language}"), reason);
-                let of_it = |line: &str| line.starts_with(install) || line.starts_with(run);
-                commands = without(&commands, of_it);
+                let is_of_it = |line: &str| line.starts_with(install) || line.starts_with(run);
+                commands.retain(|block| !block.lines().any(is_of_it));
             }
         }
     }
     let dev = format!("quorate dev --listen 127.0.0.1:{}", ports.of(7_001));
-    let commands = commands.replace("quorate dev", &dev);
+    let commands = commands.concat().replace("quorate dev", &dev);
+    let commands = commands.replace(ENDS, &format!("{HANGS}{ENDS}"));
     std::fs::write(directory.path().join("commands.sh"), script(&commands, ports)).unwrap();
     let binary = Path::new(env!("CARGO_BIN_EXE_quorate")).parent().unwrap();
     let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap());
@@ -103,8 +117,8 @@ fn place(block: &Block, language: &str, ports: Ports, directory: &Path) {
     std::fs::write(directory.join(name), ports.substituted(&block.text)).unwrap();
 }
 
-fn without(commands: &str, unwanted: impl Fn(&str) -> bool) -> String {
-    let kept = commands.lines().filter(|line| !unwanted(line));
+fn without(commands: &str, begin: &str) -> String {
+    let kept = commands.lines().filter(|line| !line.starts_with(begin));
     kept.flat_map(|line| [line, "\n"]).collect()
 }
 

@@ -19,9 +19,9 @@ fn a_cluster_is_secured_from_nothing() {
     let commands: String = shell.map(|block| block.text).collect();
     assert!(commands.contains("certs init") && commands.contains("fetch orders"), "{commands}");
     let ports = Ports::free();
-    // The loop over the nodes puts the last digit behind these.
-    let tens = |port: u16| format!("{}$id", ports.of(port) / 10);
-    let commands = commands.replace("700$id", &tens(7_000)).replace("710$id", &tens(7_100));
+    // The function puts the last digit behind these.
+    let tens = |port: u16| format!("{}$1", ports.of(port) / 10);
+    let commands = commands.replace("700$1", &tens(7_000)).replace("710$1", &tens(7_100));
     let directory = tempfile::tempdir().unwrap();
     let script = format!("{BEGIN}{}", ports.substituted(&commands));
     std::fs::write(directory.path().join("commands.sh"), script).unwrap();
@@ -31,10 +31,11 @@ fn a_cluster_is_secured_from_nothing() {
     bash.arg("commands.sh").current_dir(directory.path());
     bash.env("PATH", path).env("HOME", directory.path());
     let said = Running::start(bash, directory.path(), "walk").succeed();
-    for promised in ["spiffe://prod/node/3", "follower", "registered orders/orders-1"] {
+    let promises = ["spiffe://prod/node/3", "follower", "registered orders/orders-1"];
+    for promised in promises.into_iter().chain(["node 4 is in, node 3 is out"]) {
         assert!(said.contains(promised), "the walk said no {promised:?}: {said}");
     }
-    let fetched = said.rsplit("ENDPOINTS").next().unwrap();
+    let fetched = said.split("ENDPOINTS").nth(1).unwrap();
     assert!(
         fetched.contains("orders-1") && fetched.contains("http=http://10.0.0.1:8080"),
         "{said}"

@@ -69,6 +69,22 @@ fn the_script_is_ready_when_all_nodes_are() {
     nodes.succeed();
 }
 
+/// Of the nodes that it has started, none may be taken for another's.
+#[test]
+fn the_script_is_not_ready_where_others_listen() {
+    let (ports, directory) = (Ports::free(), tempfile::tempdir().unwrap());
+    copy_three_nodes(directory.path(), ports);
+    let taken = std::net::TcpListener::bind(("127.0.0.1", ports.of(7_102))).unwrap();
+    let mut start = Command::new(directory.path().join("cluster-examples/three-nodes/start.sh"));
+    start.current_dir(directory.path()).env("QUORATE", env!("CARGO_BIN_EXE_quorate"));
+    let mut nodes = Running::start(start, directory.path(), "start.sh");
+    assert_eq!(nodes.end().code(), Some(1), "{}", nodes.output());
+    let told = format!("127.0.0.1:{} is in use: is another cluster running?", ports.of(7_102));
+    assert!(nodes.output().contains(&told), "{}", nodes.output());
+    assert!(!nodes.output().contains("stopped;"), "nothing was started: {}", nodes.output());
+    drop(taken);
+}
+
 /// A newcomer may kill one to see what happens.
 #[test]
 fn the_script_goes_on_when_a_node_is_killed() {

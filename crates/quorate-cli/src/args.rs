@@ -335,6 +335,7 @@ pub(crate) enum ClusterCommand {
         Example:\n  quorate cluster add 4 10.0.0.4:7101")]
     Add {
         /// The node's id
+        #[arg(value_parser = parse::id)]
         id: u64,
         /// Where it listens for peers, HOST:PORT
         address: String,
@@ -348,6 +349,7 @@ pub(crate) enum ClusterCommand {
     #[command(after_help = "Example:\n  quorate cluster remove 3")]
     Remove {
         /// The node's id
+        #[arg(value_parser = parse::id)]
         id: u64,
         #[command(flatten)]
         client: ClientArgs,
@@ -356,8 +358,10 @@ pub(crate) enum ClusterCommand {
     #[command(after_help = "Example:\n  quorate cluster replace 3 4 10.0.0.4:7101")]
     Replace {
         /// The id of the node that goes
+        #[arg(value_parser = parse::id)]
         old: u64,
         /// The id of the node that comes
+        #[arg(value_parser = parse::id)]
         new: u64,
         /// Where the new one listens for peers, HOST:PORT
         address: String,

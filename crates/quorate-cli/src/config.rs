@@ -164,13 +164,13 @@ fn from_variables(
     set: impl Fn(&str) -> Result<Option<String>, BadSetting>,
 ) -> Result<Layer, BadSetting> {
     Ok(Layer {
-        id: parsed("QUORATE_ID", set("QUORATE_ID")?, "a number")?,
+        id: parsed("QUORATE_ID", set("QUORATE_ID")?, "a number from 1 on")?,
         data_dir: set("QUORATE_DATA_DIR")?.map(PathBuf::from),
-        listen: parsed("QUORATE_LISTEN", set("QUORATE_LISTEN")?, "IP:PORT")?,
-        peer_listen: parsed("QUORATE_PEER_LISTEN", set("QUORATE_PEER_LISTEN")?, "IP:PORT")?,
-        http_listen: parsed("QUORATE_HTTP_LISTEN", set("QUORATE_HTTP_LISTEN")?, "IP:PORT")?,
+        listen: parsed("QUORATE_LISTEN", set("QUORATE_LISTEN")?, LISTEN)?,
+        peer_listen: parsed("QUORATE_PEER_LISTEN", set("QUORATE_PEER_LISTEN")?, LISTEN)?,
+        http_listen: parsed("QUORATE_HTTP_LISTEN", set("QUORATE_HTTP_LISTEN")?, LISTEN)?,
         http_cors_origins: set("QUORATE_HTTP_CORS_ORIGINS")?.as_deref().map(parse::listed),
-        dns_listen: parsed("QUORATE_DNS_LISTEN", set("QUORATE_DNS_LISTEN")?, "IP:PORT")?,
+        dns_listen: parsed("QUORATE_DNS_LISTEN", set("QUORATE_DNS_LISTEN")?, LISTEN)?,
         dns_domain: set("QUORATE_DNS_DOMAIN")?,
         dns_allow: set("QUORATE_DNS_ALLOW")?
             .map(|text| text.parse::<Networks>())
@@ -220,6 +220,9 @@ fn from_variables(
         tunables: None,
     })
 }
+
+/// What a variable has to say of where a node listens.
+const LISTEN: &str = "IP:PORT; names go into QUORATE_ADVERTISE";
 
 fn parsed<T: FromStr>(
     name: &str,

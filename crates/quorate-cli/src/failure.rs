@@ -64,7 +64,8 @@ impl From<Error> for Failure {
             Error::InvalidAddress { fault: AddressFault::Tls, .. } => {
                 (USAGE, "give the CA of its certificate with --ca or QUORATE_CA")
             }
-            Error::InvalidCredential { .. } => (USAGE, ""),
+            Error::InvalidCredential { option: "tls", .. } => (USAGE, TLS_FILES),
+            Error::InvalidCredential { .. } => (USAGE, TOKEN_FILES),
             Error::NoAddresses | Error::InvalidAddress { .. } => {
                 (USAGE, "name the cluster's nodes with --nodes or QUORATE_NODES")
             }
@@ -72,7 +73,9 @@ impl From<Error> for Failure {
             Error::TlsMismatch { mismatch, .. } => (UNREACHABLE, to_agree(*mismatch)),
             Error::Unreachable { tried, .. } => {
                 let mismatch = tried.last().and_then(|last: &Attempt| last.mismatch);
-                (UNREACHABLE, mismatch.map_or(NONE_ANSWERS, to_agree))
+                let answered = tried.iter().any(|attempt| attempt.answered);
+                let next = if answered { NONE_CAN } else { NONE_ANSWERS };
+                (UNREACHABLE, mismatch.map_or(next, to_agree))
             }
             Error::UnknownService { .. } => {
                 (FAILED, "`quorate services` lists what there is; check --namespace too")
@@ -101,17 +104,29 @@ impl From<Error> for Failure {
             ),
             _ => (FAILED, ""),
         };
-        let next = if next.is_empty() { String::new() } else { format!("\n  next: {next}") };
+        let again = if is_lost_write(&error) { "; it is safe to repeat a write" } else { "" };
+        let next = if next.is_empty() { String::new() } else { format!("\n  next: {next}{again}") };
         Self { code, message: format!("{error}{next}") }
     }
 }
 
-const NONE_ANSWERS: &str = "check that the nodes run and that --nodes or QUORATE_NODES names them; it is safe to repeat a write";
+const TLS_FILES: &str =
+    "look at --ca, --cert and --key, or QUORATE_CA, QUORATE_CERT and QUORATE_KEY, or the context";
+const TOKEN_FILES: &str =
+    "look at --token-file or QUORATE_TOKEN_FILE, QUORATE_TOKEN, or the context";
+const NONE_ANSWERS: &str = "check that the nodes run and that --nodes or QUORATE_NODES names them, by their addresses for clients (`quorate serve --listen`)";
+const NONE_CAN: &str = "`quorate cluster status` says how the cluster is";
+
+/// A write of which nobody knows whether it was done.
+fn is_lost_write(error: &Error) -> bool {
+    const WRITES: [&str; 4] = ["register", "deregister", "update", "override"];
+    matches!(error, Error::Unreachable { operation, .. } if WRITES.contains(operation))
+}
 
 fn to_agree(mismatch: TlsMismatch) -> &'static str {
     match mismatch {
         TlsMismatch::NodeWantsTls => {
-            "give the CA of the nodes' certificates with --ca or QUORATE_CA"
+            "give the CA of the nodes' certificates with --ca or QUORATE_CA; nodes without certificates say this at their port for HTTP (--http-listen): name those for clients (`quorate serve --listen`)"
         }
         TlsMismatch::NodeHasNoTls => {
             "leave out --ca, QUORATE_CA and `ca` in the context, or have the nodes use TLS (`quorate serve --tls-cert`)"
@@ -138,7 +153,22 @@ pub(crate) fn not_started(error: StartError) -> Failure {
         error if error.needs_operator() => NEEDS_OPERATOR,
         _ => FAILED,
     };
-    Failure { code, message: format!("{:#}", chain(error)) }
+    let mut failure = Failure { code, message: format!("{:#}", chain(error)) };
+    if let Some(who) = denied(&failure.message) {
+        // It stays so until somebody changes it, as a wrong setting does.
+        failure.code = failure.code.max(USAGE);
+        let next = "let that user read and write it, or run the node as its owner; with systemd: LoadCredential= in quorate@.service";
+        failure.message += &format!("\n  {who}\n  next: {next}");
+    }
+    failure
+}
+
+/// Of what failed for want of a permission of the file system: as whom this process asked. Some
+/// errors show their source through, which so is none of the causes: the words are looked at.
+pub(crate) fn denied(message: &str) -> Option<String> {
+    let denied = format!("(os error {})", rustix::io::Errno::ACCESS.raw_os_error());
+    let uid = rustix::process::geteuid().as_raw();
+    message.contains(&denied).then(|| format!("this process runs as the user with uid {uid}"))
 }
 
 /// A node that ran, and ended by itself.
@@ -156,6 +186,26 @@ pub(crate) fn chain(error: impl std::error::Error + Send + Sync + 'static) -> an
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn what_this_user_may_not_use_is_a_wrong_setting() {
+        let source = io::Error::from_raw_os_error;
+        let failure = |error| {
+            let dir = "/var/lib/quorate/node-1".into();
+            not_started(StartError::DataDir { dir, source: source(error) })
+        };
+        let denied = failure(rustix::io::Errno::ACCESS.raw_os_error());
+        let uid = format!("uid {}", rustix::process::geteuid().as_raw());
+        assert_eq!(denied.code(), USAGE);
+        for words in ["/var/lib/quorate/node-1", &uid, "LoadCredential="] {
+            assert!(denied.message().contains(words), "{denied:?}");
+        }
+        // Where the error that the system gave is shown through by another.
+        let path = "/etc/quorate/node-1.key".into();
+        let text = source(rustix::io::Errno::ACCESS.raw_os_error()).to_string();
+        assert_eq!(not_started(StartError::Tls { path, source: text.into() }).code(), USAGE);
+        assert_eq!(failure(rustix::io::Errno::IO.raw_os_error()).code(), FAILED, "it may pass");
+    }
 
     #[test]
     fn each_kind_of_failure_has_its_code() {

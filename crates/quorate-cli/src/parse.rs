@@ -1,6 +1,7 @@
 //! Texts of the command line to values: durations, pairs, lists. Says what is wrong, and with what.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,9 +13,10 @@ use quorate_client::{HealthCheck, InstanceStatus};
 /// repeats.)
 pub(crate) type NodeList = Vec<String>;
 
-/// "500ms", "10s", "5m", "1h"; larger units may stand before smaller ones: "2m30s".
+/// "500ms", "10s", "5m", "1h", "1d"; larger units may stand before smaller ones: "2m30s".
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let expected = || format!("\"{text}\" is no duration; write it like 500ms, 10s, 2m30s or 1h");
+    let expected =
+        || format!("\"{text}\" is no duration; write it like 500ms, 10s, 2m30s, 1h or 1d");
     let too_long = || format!("\"{text}\" is too long");
     let (mut rest, mut ms, mut last) = (text, 0_u64, u64::MAX);
     while !rest.is_empty() || last == u64::MAX {
@@ -27,6 +29,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
             "s" => 1_000,
             "m" => 60_000,
             "h" => 3_600_000,
+            "d" => 86_400_000,
             _ => return Err(expected()),
         };
         if number.is_empty() || ms_per_unit >= last {
@@ -173,9 +176,27 @@ pub(crate) fn listed(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
 }
 
+/// "127.0.0.1:7001": where a node listens.
+pub(crate) fn listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!("\"{text}\" is no IP:PORT to listen on, like 127.0.0.1:7001 or [::1]:7001; names go into --advertise")
+    })
+}
+
+/// A node's id.
+pub(crate) fn id(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(id @ 1..) => Ok(id),
+        _ => Err(format!("\"{text}\" is no id of a node: a number from 1 on")),
+    }
+}
+
 /// "1=host:port,2=host:port": peer addresses by id.
 pub(crate) fn bootstrap(text: &str) -> Result<BTreeMap<u64, String>, String> {
-    let pairs = text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(pair);
+    let expected =
+        |item: &str| format!("\"{item}\" is no ID=HOST:PORT; write it like 1=10.0.0.1:7101");
+    let pairs = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+    let pairs = pairs.map(|item| pair(item).map_err(|_| expected(item)));
     members(pairs.collect::<Result<Vec<_>, _>>()?)
 }
 
@@ -234,7 +255,12 @@ mod tests {
         for (text, expected) in
             [("500ms", 500), ("10s", 10_000), ("5m", 300_000), ("1h", 3_600_000), ("0s", 0)]
                 .into_iter()
-                .chain([("2m30s", 150_000), ("1h2m3s4ms", 3_723_004), ("1h1ms", 3_600_001)])
+                .chain([
+                    ("2m30s", 150_000),
+                    ("1h2m3s4ms", 3_723_004),
+                    ("1h1ms", 3_600_001),
+                    ("1d", 86_400_000),
+                ])
         {
             assert_eq!(ms(text), Ok(expected), "{text}");
         }
@@ -246,12 +272,13 @@ mod tests {
             "-1s",
             "10 s",
             "10S",
-            "1d",
+            "1w",
+            "1h1d",
             "30s2m",
             "1s1s",
             "2m30",
             "m30s",
-            "99999999999999999999h",
+            "99999999999999999999d",
         ] {
             let error = ms(text).unwrap_err();
             assert!(error.contains(text), "{error}");
@@ -326,6 +353,18 @@ mod tests {
         assert_eq!(parsed, BTreeMap::from([(1, "a:1".to_owned()), (2, "b:1".to_owned())]));
         for text in ["1", "x=a:1", "1=a", "1=a:1,1=b:1"] {
             assert!(bootstrap(text).is_err(), "{text}");
+        }
+        assert!(bootstrap("a:1,b:1").unwrap_err().contains("\"a:1\" is no ID=HOST:PORT"));
+    }
+
+    #[test]
+    fn what_a_node_is_called_and_where_it_listens() {
+        assert_eq!((id("7"), listen("[::1]:1").is_ok()), (Ok(7), true));
+        for text in ["0", "-1", "one", ""] {
+            assert!(id(text).unwrap_err().contains("a number from 1 on"), "{text}");
+        }
+        for text in ["localhost:7001", "7001", ":7001"] {
+            assert!(listen(text).unwrap_err().contains("IP:PORT"), "{text}");
         }
     }
 }

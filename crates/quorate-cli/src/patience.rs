@@ -27,5 +27,5 @@ pub(crate) async fn told<T>(what: String, work: impl Future<Output = T>) -> T {
 /// What is said of a call that goes on until the deadline.
 pub(crate) fn trying(what: &str, args: &ClientArgs) -> String {
     let (nodes, within) = (args.nodes().join(", "), args.timeout);
-    format!("{what}: no answer yet; trying {nodes} for up to {within:?}")
+    format!("{what}: still waiting; trying {nodes} for up to {within:?}")
 }

@@ -103,7 +103,7 @@ pub enum Error {
         service: String,
     },
     /// No node gave an answer within the deadline. A write may or may not have happened.
-    #[error("{operation}: no answer from the registry within {:?}; tried {}", whole_ms(*within), Tried(tried))]
+    #[error("{operation}: {} within {:?}; tried {}", none_did(tried), whole_ms(*within), Tried(tried))]
     Unreachable {
         /// What was to be done.
         operation: &'static str,
@@ -235,6 +235,8 @@ pub struct Attempt {
     pub reason: String,
     /// Whether that was because the two do not agree on encryption.
     pub mismatch: Option<TlsMismatch>,
+    /// Whether the node itself said so: it runs, and could not do it now.
+    pub answered: bool,
 }
 
 impl Attempt {
@@ -244,6 +246,8 @@ impl Attempt {
             code: status.code(),
             reason: explain(status),
             mismatch: TlsMismatch::of(status),
+            // What the transport says of itself has a cause; that nothing came is said here.
+            answered: status.code() == Code::Unavailable && innermost(status).is_none(),
         }
     }
 }
@@ -327,6 +331,14 @@ fn explain(status: &Status) -> String {
         ("", cause) => cause.to_owned(),
         (message, cause) if message.contains(cause) => message.to_owned(),
         (message, cause) => format!("{message}: {cause}"),
+    }
+}
+
+/// What a call came to that no node did.
+fn none_did(tried: &[Attempt]) -> &'static str {
+    match tried.iter().any(|attempt| attempt.answered) {
+        true => "no node could do it",
+        false => "no answer from the registry",
     }
 }
 

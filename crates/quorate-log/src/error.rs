@@ -377,8 +377,7 @@ pub enum LogError {
     },
 }
 
-pub(crate) const RESTORE_NODE: &str =
-    "restore this node: remove its data directory and let it join again under a new node id";
+pub(crate) const RESTORE_NODE: &str = "replace this node: start one with a new id and an empty directory, then `quorate cluster replace ID NEW-ID ADDRESS`";
 
 fn at_offset(offset_bytes: &Option<u64>) -> String {
     offset_bytes.map(|offset| format!(" at offset {offset}")).unwrap_or_default()

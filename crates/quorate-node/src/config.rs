@@ -315,7 +315,11 @@ impl Config {
                 "bootstrap",
                 listed,
                 members.contains_key(&self.id),
-                format!("must list this node too (id {})", self.id),
+                format!(
+                    "lists those that found the cluster, and node {} is none of them: a node that comes later has no \
+                     bootstrap, on the command line or in the file; it waits for `quorate cluster add` or `replace`, or has --join",
+                    self.id
+                ),
             )?;
             let mut holders = BTreeMap::new();
             for (id, address) in members {

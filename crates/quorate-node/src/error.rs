@@ -282,8 +282,17 @@ pub(crate) enum MembershipError {
         "node {id} does not say which levels it works at: {reason}; the cluster's level is raised only while every member answers: start it, or take it out"
     )]
     Levels { id: NodeId, reason: Unanswered },
-    #[error("node {id} does not answer at {address}: {reason}; start it first")]
+    #[error("node {id} does not answer at {address}: {reason}{}", start_first(reason))]
     NoAnswer { id: NodeId, address: String, reason: Unanswered },
+}
+
+/// What is to be done about a node that was not heard; one that something listens for runs.
+fn start_first(reason: &Unanswered) -> &'static str {
+    let told = reason.to_string();
+    match ["TLS", "certificate", "--peer-listen"].iter().any(|words| told.contains(words)) {
+        true => "",
+        false => "; start it first",
+    }
 }
 
 /// Why what a member says of where it is now is not taken.

@@ -9,6 +9,7 @@
 //! | `membership`, `status`, `leadership` | changing members; how they are; the leader and how fresh that is |
 //! | `quorum` | which voters answer |
 //! | `outsiders` | nodes that lead or stand and are no members here |
+//! | `twins` | two processes with one id |
 //! | `succession` | the end of a node from whose cluster another one was made |
 //! | `condition` | this node's place in its cluster, and what else an operator has to know of it |
 //! | `requests` | the name of a write, so that it is done once |
@@ -29,6 +30,7 @@ pub(crate) mod requests;
 pub(crate) mod snapshot;
 pub(crate) mod status;
 pub(crate) mod succession;
+mod twins;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -121,6 +123,7 @@ pub(crate) struct Node {
     membership: Semaphore,
     /// What the others said of a node that was taken out.
     outsiders: outsiders::Outsiders,
+    twins: twins::Twins,
     succession: succession::Succession,
     /// In which all members are asked how they are.
     rounds: status::Rounds<status::Reports>,
@@ -196,6 +199,7 @@ impl Node {
             encoded: EncodedServices::default(),
             membership: Semaphore::new(1),
             outsiders: outsiders::Outsiders::default(),
+            twins: twins::Twins::default(),
             succession: succession::Succession::default(),
             rounds: status::Rounds::default(),
             started: Instant::now(),

@@ -4,6 +4,7 @@
 mod address_book;
 mod calls;
 pub(crate) mod streams;
+mod words;
 
 use std::collections::{BTreeMap, HashSet};
 use std::error::Error as _;

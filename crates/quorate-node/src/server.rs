@@ -48,7 +48,7 @@ use crate::server::listeners::{
 };
 use crate::server::loops::loops;
 use crate::server::opening::{
-    Listeners, open, open_access, open_audit, open_tls, raft_config, settle_identity,
+    Listeners, open, open_access, open_audit, open_tls, raft_config, settle_identity, tell_of_start,
 };
 use crate::types::{LogStore, TypeConfig};
 use crate::upkeep::health::Prober;
@@ -128,6 +128,7 @@ impl Server {
         let identity = settle_identity(id, &config, &log, &snapshots, &net, tls.clone()).await?;
         let listeners = Listeners::bind(&net, &config).await?;
         let me = listeners.member(config.advertise, config.peer_advertise);
+        tell_of_start(&config.start, identity, &me.peer_address);
         let meters = Arc::new(Meters::new(measured()));
         let applied = Arc::new(applied(&tunables, &meters));
         let connections = Arc::new(Peers::new(identity, net, tls.clone(), levels));
@@ -432,7 +433,9 @@ async fn hand_over(node: &Node) {
     let deadline = Instant::now() + 2 * node.silence_max();
     match node.transfer(next, deadline).await {
         Ok(()) => tracing::info!(to = next.get(), "handed the lead over"),
-        Err(error) => tracing::warn!(%error, "could not hand the lead over; the others will elect"),
+        Err(error) => {
+            tracing::info!(%error, "the lead is not handed over; those that run elect one")
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use quorate_node::{ClientCertificates, Networks};
 
 use crate::args::LogArgs;
+use crate::parse;
 
 /// TLS of a node.
 #[derive(Debug, Clone, Default, Args)]
@@ -82,26 +83,26 @@ impl From<Clients> for ClientCertificates {
 )]
 pub(crate) struct ServeArgs {
     /// This node's id, never used by another before
-    #[arg(long)]
+    #[arg(long, value_parser = parse::id)]
     pub(crate) id: Option<u64>,
     /// Where it keeps its data
     #[arg(long)]
     pub(crate) data_dir: Option<PathBuf>,
     /// Its address for clients
-    #[arg(long)]
+    #[arg(long, value_name = "IP:PORT", value_parser = parse::listen)]
     pub(crate) listen: Option<SocketAddr>,
     /// Its address for the other nodes
-    #[arg(long)]
+    #[arg(long, value_name = "IP:PORT", value_parser = parse::listen)]
     pub(crate) peer_listen: Option<SocketAddr>,
     /// Its address for HTTP: /api/v1, /console/, /healthz, /readyz and /metrics [default: none]
-    #[arg(long)]
+    #[arg(long, value_name = "IP:PORT", value_parser = parse::listen)]
     pub(crate) http_listen: Option<SocketAddr>,
     /// Origins whose pages may call /api/v1 from a browser (CORS), such as https://tools.example
     /// [default: none]
     #[arg(long, value_name = "ORIGIN,...")]
     pub(crate) http_cors_origins: Option<String>,
     /// Its address for DNS, over UDP and TCP [default: none]
-    #[arg(long)]
+    #[arg(long, value_name = "IP:PORT", value_parser = parse::listen)]
     pub(crate) dns_listen: Option<SocketAddr>,
     /// The domain of the names that it answers by DNS [default: quorate.]
     #[arg(long, value_name = "NAME")]

@@ -7,7 +7,7 @@ use rcgen::{
     CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber, date_time_ymd,
 };
 
-use super::{Authority, CA_LIFETIME, SINCE, ca, contains, der, now};
+use super::{Authority, CA_LIFETIME, SINCE, ca, ca_file, contains, der, now};
 use crate::files::{self, Mode};
 
 /// More than some lists made within the same second, whose numbers are times.
@@ -50,6 +50,12 @@ impl Authority {
             let pem = std::fs::read_to_string(certificate).map_err(|e| bad(&e.to_string()))?;
             let der = der::of_pem(&pem, der::CERTIFICATE)
                 .ok_or_else(|| bad("there is no certificate in it"))?;
+            let own = std::fs::read_to_string(ca_file(dir)).ok();
+            if own.and_then(|pem| der::of_pem(&pem, der::CERTIFICATE)).as_ref() == Some(&der) {
+                return Err(bad(
+                    "that is the CA itself, which no list of its own can revoke\n  next: make another CA: docs/security.md#rotation",
+                ));
+            }
             let key = self.issuer.key();
             let ours = ca(&self.cluster_name, key)?.key_identifier(key);
             if !contains(&der, &ours) {

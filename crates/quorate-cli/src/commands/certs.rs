@@ -28,15 +28,19 @@ pub(crate) fn run(command: &CertsCommand) -> Result<(), Failure> {
             let authority = Authority::open(&place.dir).map_err(Failure::failed)?;
             let issued = authority.node(&place.dir, *id, hosts, lifetime.valid_for, place.force);
             let issued = issued.map_err(Failure::failed)?;
+            let last = if *id < 100 { *id } else { 1 };
             let text = format!(
                 "{} and {}: {}, called as {}{}, until {}\n  \
-                 next: quorate serve --id {id} --cluster-name {} --tls-ca {} --tls-cert {} --tls-key {}",
+                 next: quorate serve --id {id} --data-dir node-{id} --listen 127.0.0.1:{} --peer-listen 127.0.0.1:{} \
+                 --cluster-name {} --tls-ca {} --tls-cert {} --tls-key {}",
                 issued.certificate.display(),
                 issued.key.display(),
                 issued.spiffe,
                 issued.hosts.join(", "),
                 issued.why,
                 issued.not_after,
+                7_000 + last,
+                7_100 + last,
                 authority.cluster_name(),
                 ca_file(&place.dir).display(),
                 issued.certificate.display(),

@@ -141,8 +141,13 @@ async fn backup(file: &Path, local: bool, args: &ClientArgs, admin: &Admin) -> R
     let name = format!(".{}-", file.file_name().unwrap_or_default().to_string_lossy());
     let mut partial = tempfile::Builder::new();
     partial.prefix(&name).suffix(".partial");
-    let partial = partial.tempfile_in(files::dir_of(file));
-    let partial = partial.map_err(|error| on_file(file, &error))?;
+    let dir = files::dir_of(file);
+    let partial = partial.tempfile_in(dir).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            Failure::failed(format!("{}: there is no such directory", dir.display()))
+        }
+        _ => on_file(dir, &error),
+    })?;
     let Sent { bytes, index, node, age_ms } = tokio::select! {
         written = write_backup(&partial, local, admin) => written?,
         () = stop.requested() => {

@@ -5,6 +5,7 @@ mod node;
 mod secure;
 
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,6 +39,8 @@ const LEADER_WITHIN: Duration = Duration::from_secs(30);
 /// ready without them.
 const SETTLED_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Ports that are in use for longer are somebody else's.
+const FREE_WITHIN: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(args: DevArgs) -> Result<(), Failure> {
     logging::start(logging::DEV, args.log.log_format).map_err(Failure::usage)?;
@@ -48,10 +51,12 @@ pub(crate) async fn run(args: DevArgs) -> Result<(), Failure> {
             args.listen
         )));
     }
+    let addresses = addresses(args.listen, args.nodes)?;
+    are_free(&addresses).await?;
     let data = Data::new(args.data_dir.as_deref())?;
     let secure = args.secure.then(|| Secure::prepare(data.path(), args.listen, args.nodes));
     let secure = secure.transpose()?;
-    let nodes = nodes(&args, data.path(), secure.as_ref())?;
+    let nodes = nodes(&args, &addresses, data.path(), secure.as_ref())?;
     let (stop_all, stopping) = watch::channel(false);
     let mut running = JoinSet::new();
     for node in &nodes {
@@ -133,7 +138,7 @@ fn welcome(nodes: &[Arc<Node>], leader: u64, data: &Data, secure: Option<&Secure
     text.push_str("\nTo try, in another terminal:\n\n");
     let addresses: Vec<String> = nodes.iter().map(|node| node.address.to_string()).collect();
     let addresses = addresses.join(",");
-    if addresses != "127.0.0.1:7001,127.0.0.1:7002,127.0.0.1:7003" {
+    if secure.is_some() || addresses != "127.0.0.1:7001,127.0.0.1:7002,127.0.0.1:7003" {
         text.push_str(&format!("  export QUORATE_NODES={addresses}\n"));
     }
     if let Some(secure) = secure {
@@ -241,12 +246,34 @@ fn free_addresses(first: SocketAddr, nodes: u16) -> Result<Vec<Addresses>, Failu
     Ok(found.chunks_exact(4).map(of_node).collect())
 }
 
+/// Before anything is started: another cluster at these addresses would answer in the place of this
+/// one. Nodes of a `dev` that was killed may be about to end.
+async fn are_free(addresses: &[Addresses]) -> Result<(), Failure> {
+    let until = Instant::now() + FREE_WITHIN;
+    let all = addresses.iter().flat_map(|of| [of.clients, of.peers, of.http, of.dns]);
+    for address in all {
+        while TcpListener::bind(address).is_err_and(|it| it.kind() == ErrorKind::AddrInUse) {
+            if Instant::now() > until {
+                return Err(Failure::failed(format!(
+                    "{address} is in use: is another `quorate dev` running?\n  next: stop it, or take other ports: --listen IP:PORT"
+                )));
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+    Ok(())
+}
+
 /// The nodes, each with its command line.
-fn nodes(args: &DevArgs, data: &Path, secure: Option<&Secure>) -> Result<Vec<Arc<Node>>, Failure> {
+fn nodes(
+    args: &DevArgs,
+    addresses: &[Addresses],
+    data: &Path,
+    secure: Option<&Secure>,
+) -> Result<Vec<Arc<Node>>, Failure> {
     let program = std::env::current_exe()
         .map_err(|error| Failure::failed(format!("cannot find this program: {error}")))?;
-    let addresses = addresses(args.listen, args.nodes)?;
-    let ids = || (1_u64..).zip(&addresses);
+    let ids = || (1_u64..).zip(addresses);
     let members: Vec<String> = ids().map(|(id, of)| format!("{id}={}", of.peers)).collect();
     let log_format = args.log.log_format;
     let format = log_format.to_possible_value().expect("invariant: no format is hidden");

@@ -52,9 +52,13 @@ fn lines(diagnosis: &Diagnosis) -> Vec<String> {
         [Severity::Critical, Severity::Warning, Severity::Note].into_iter().filter_map(count);
     let counts = counts.collect::<Vec<_>>().join(", ");
     let looked = checks::CHECKS.len() - left_out.len();
+    let looked = match left_out.is_empty() {
+        true => format!("{looked} checks"),
+        false => format!("{looked} of {} checks", checks::CHECKS.len()),
+    };
     let mut lines = vec![match counts.as_str() {
-        "" => format!("OK: {looked} checks found nothing"),
-        counts => format!("{looked} checks: {counts}"),
+        "" => format!("OK: {looked} found nothing"),
+        counts => format!("{looked}: {counts}"),
     }];
     for finding in findings {
         lines.push(String::new());

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::args::{BackupCommand, RestoreArgs};
 use crate::authority::{now, rfc3339};
-use crate::failure::{Failure, chain};
+use crate::failure::{Failure, chain, denied};
 use crate::output::{self, Format, Table};
 
 pub(crate) fn backup(command: &BackupCommand) -> Result<(), Failure> {
@@ -70,6 +70,11 @@ pub(crate) async fn restore(args: &RestoreArgs) -> Result<(), Failure> {
 /// What is to be done with a new cluster of one; `name`: the flag with its name, if it needs one.
 pub(super) fn start(founded: &Founded, dir: &Path, name: &str) -> Result<(), Failure> {
     let (id, dir) = (founded.node_id, dir.display());
+    if rustix::process::geteuid().is_root() {
+        output::line(&format!(
+            "  first: what was written there is root's; if the node runs as another user: chown -R USER {dir}"
+        ))?;
+    }
     output::line(&format!(
         "  next: quorate serve --id {id} --data-dir {dir}{name} --listen IP:PORT --peer-listen IP:PORT ...\n  \
          then: let two others join it, with empty directories: quorate serve --id NEW --join ITS-CLIENT-ADDRESS ..."
@@ -176,7 +181,13 @@ pub(super) fn ago(age: Duration) -> String {
 }
 
 pub(super) fn refused(error: rescue::RescueError) -> Failure {
-    Failure::failed(format!("{:#}", chain(error)))
+    let message = format!("{:#}", chain(error));
+    Failure::failed(match denied(&message) {
+        Some(who) => {
+            format!("{message}\n  {who}\n  next: run this as the user that the node runs as")
+        }
+        None => message,
+    })
 }
 
 #[cfg(test)]

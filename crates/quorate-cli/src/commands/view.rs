@@ -7,13 +7,21 @@ use std::time::Duration;
 use quorate_client::{Client, Condition, Member, Standing};
 use quorate_proto::v1::StatusResponse;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::args::ClientArgs;
+use crate::commands::cluster::verdict::{self, id, votes};
 use crate::connect::{Stay, client_of};
 use crate::failure::Failure;
 
 /// Another node has this long: it gives each of its members a second.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a node says of when it started differs by no more than the time that its answers take.
+const ONE_RUN: Duration = Duration::from_secs(3);
+
+/// How a member answers a node that is none (`guard.rs` of the node).
+const NO_MEMBER: &str = "it is no member of this cluster";
 
 /// What is known of a cluster.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +30,9 @@ pub(crate) struct View {
     pub(crate) status: StatusResponse,
     /// The nodes that were asked and are no members.
     pub(super) outsiders: Vec<Outsider>,
+    /// Nodes that run twice, with two of the addresses at which they answer. Only found where all
+    /// are asked.
+    pub(super) twins: Vec<(u64, [String; 2])>,
 }
 
 /// A node that answers and is no member.
@@ -49,7 +60,8 @@ impl View {
         self.outsiders.iter().find(|outsider| outsider.id == answering)
     }
 
-    fn best(mut answers: Vec<StatusResponse>) -> Self {
+    fn best(answers: Vec<StatusResponse>) -> Self {
+        let mut answers: Vec<_> = answers.into_iter().map(disowned).collect();
         answers.sort_by_key(rank);
         let outsiders = answers.iter().filter_map(outsider);
         let mut outsiders: BTreeMap<u64, _> = outsiders.map(|it| (it.id, it)).collect();
@@ -58,7 +70,7 @@ impl View {
         for member in status.members.iter().filter_map(|status| status.member.as_ref()) {
             outsiders.remove(&member.id);
         }
-        Self { status, outsiders: outsiders.into_values().collect() }
+        Self { status, outsiders: outsiders.into_values().collect(), twins: Vec::new() }
     }
 }
 
@@ -68,7 +80,7 @@ impl View {
 /// # Errors
 /// None answers, or one refuses.
 pub(crate) async fn look(client: &Client, args: &ClientArgs, all: bool) -> Result<View, Failure> {
-    let first = client.admin().status(false).await?;
+    let first = disowned(client.admin().status(false).await?);
     if !all && is_member(&first) {
         return Ok(View::of(first));
     }
@@ -83,19 +95,52 @@ pub(crate) async fn look(client: &Client, args: &ClientArgs, all: bool) -> Resul
     for address in addresses {
         let mut args = args.clone();
         args.timeout = args.timeout.min(ASK_TIMEOUT);
-        let admin = client_of(vec![address], &args, Stay::Once)?.admin();
-        asked.spawn(async move { admin.status(false).await });
+        let admin = client_of(vec![address.clone()], &args, Stay::Once)?.admin();
+        asked.spawn(async move {
+            let answer = admin.status(false).await;
+            (address, answer, Instant::now())
+        });
     }
+    let mut runs = Vec::new();
     let mut answers = vec![first];
     while let Some(answer) = asked.join_next().await {
-        let Ok(Ok(answer)) = answer else { continue };
+        let Ok((address, Ok(answer), at)) = answer else { continue };
+        runs.extend(run(address, &answer, at));
+        let answer = disowned(answer);
         let is_enough = !all && is_member(&answer);
         answers.push(answer);
         if is_enough {
             break;
         }
     }
-    Ok(View::best(answers))
+    Ok(View { twins: twins(&runs), ..View::best(answers) })
+}
+
+/// A process that answers at an address: the node that it says it is, and when it started.
+struct Run {
+    id: u64,
+    address: String,
+    started: Instant,
+}
+
+fn run(address: String, answer: &StatusResponse, at: Instant) -> Option<Run> {
+    let id = answer.header.as_ref()?.node_id;
+    let own = answer.members.iter().find(|it| verdict::id(it) == id && it.uptime_ms > 0)?;
+    let started = at.checked_sub(Duration::from_millis(own.uptime_ms))?;
+    Some(Run { id, address, started })
+}
+
+/// Two addresses at which the same node answers, and not the same process.
+fn twins(runs: &[Run]) -> Vec<(u64, [String; 2])> {
+    let mut found: Vec<(u64, [String; 2])> = Vec::new();
+    for (at, a) in runs.iter().enumerate() {
+        let apart = |b: &Run| a.started.max(b.started) - a.started.min(b.started);
+        let twin = runs[at + 1..].iter().find(|b| b.id == a.id && apart(b) > ONE_RUN);
+        if let Some(b) = twin.filter(|_| !found.iter().any(|(id, _)| *id == a.id)) {
+            found.push((a.id, [a.address.clone(), b.address.clone()]));
+        }
+    }
+    found
 }
 
 pub(crate) fn standing(condition: Option<&Condition>) -> Standing {
@@ -104,6 +149,23 @@ pub(crate) fn standing(condition: Option<&Condition>) -> Standing {
 
 fn is_member(answer: &StatusResponse) -> bool {
     matches!(standing(answer.condition.as_ref()), Standing::Member | Standing::Unspecified)
+}
+
+/// A node that was taken out a moment ago does not know it yet: it takes itself for a member, and
+/// the others, which refuse it, for silent. Where they leave it no majority, their word counts.
+fn disowned(mut answer: StatusResponse) -> StatusResponse {
+    let voters = answer.members.iter().filter(|status| votes(status));
+    let (up, down): (Vec<_>, Vec<_>) = voters.partition(|status| status.reachable);
+    let refuses = down.iter().find(|status| status.error.contains(NO_MEMBER));
+    let Some(told_by) = refuses.filter(|_| up.len() <= down.len()) else { return answer };
+    let reason = format!("node {} says so, and this one does not know it yet", id(told_by));
+    let mut condition = answer.condition.take().unwrap_or_default();
+    condition.set_standing(Standing::Removed);
+    condition.reason = format!("it was removed from its cluster: {reason}");
+    answer.condition = Some(condition);
+    let own = answer.header.as_ref().map_or(0, |header| header.node_id);
+    answer.members.retain(|status| id(status) != own);
+    answer
 }
 
 /// The larger, the more is to be had from it.
@@ -130,7 +192,7 @@ fn outsider(answer: &StatusResponse) -> Option<Outsider> {
 
 #[cfg(test)]
 mod tests {
-    use quorate_client::{MemberStatus, ResponseHeader};
+    use quorate_client::{MemberRole, MemberStatus, ResponseHeader};
 
     use super::*;
 
@@ -169,5 +231,51 @@ mod tests {
                 assert_eq!(found, outsiders);
             }
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_node_in_two_processes_is_named() {
+        tokio::time::advance(Duration::from_secs(1_000)).await;
+        let of = |address: &str, id, uptime_ms| {
+            let own = MemberStatus { uptime_ms, ..seen(id, "") };
+            let answer = StatusResponse { members: vec![own], ..answer(id, Standing::Member, 0) };
+            run(address.to_owned(), &answer, Instant::now()).unwrap()
+        };
+        let runs = [of("a:1", 1, 90_000), of("b:1", 2, 5_000), of("localhost:1", 1, 90_400)];
+        assert_eq!(twins(&runs), [], "asked by two names");
+        let runs = [of("a:1", 1, 90_000), of("b:1", 2, 5_000), of("c:1", 1, 20_000)];
+        assert_eq!(twins(&runs), [(1, ["a:1".to_owned(), "c:1".to_owned()])]);
+    }
+
+    /// A member as node 1, which was just taken out, has it in its table.
+    fn seen(id: u64, error: &str) -> MemberStatus {
+        let mut member = Member { id, ..Default::default() };
+        member.set_role(MemberRole::Voter);
+        let (reachable, error) = (error.is_empty(), error.to_owned());
+        MemberStatus { member: Some(member), reachable, error, ..Default::default() }
+    }
+
+    #[test]
+    fn a_node_that_the_others_refuse_is_no_member_though_it_does_not_know_yet() {
+        const REFUSED: &str = "node 1 is refused: it is no member of this cluster";
+        let of = |errors: [&str; 3]| StatusResponse {
+            members: (1..).zip(errors).map(|(id, error)| seen(id, error)).collect(),
+            ..answer(1, Standing::Member, 0)
+        };
+        for (errors, is_out) in [
+            (["", REFUSED, REFUSED], true),
+            (["", REFUSED, "connection refused"], true),
+            (["", "connection refused", "connection refused"], false),
+            // One that is behind does not know yet that it was taken in.
+            (["", "", REFUSED], false),
+        ] {
+            let alone = View::of(of(errors));
+            assert_eq!(alone.is_of_strangers(), is_out, "{errors:?}");
+            let both = View::best(vec![of(errors), answer(2, Standing::Member, 2)]);
+            let answering = both.status.header.unwrap().node_id;
+            assert_eq!(answering == 2, is_out, "{errors:?}");
+        }
+        let reason = &View::of(of(["", REFUSED, REFUSED])).outsiders[0].condition.reason;
+        assert!(reason.contains("it was removed from its cluster: node 2 says so"), "{reason}");
     }
 }

@@ -217,6 +217,7 @@ impl Discovery {
                     code: Code::Unavailable,
                     reason: "nothing has arrived yet".to_owned(),
                     mismatch: None,
+                    answered: false,
                 }],
             },
         }

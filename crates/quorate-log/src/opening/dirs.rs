@@ -14,6 +14,7 @@ use crate::observe;
 /// # Errors
 /// One cannot be made, or the directory that lists it cannot be synced.
 pub fn make_dir(dir: &Path) -> io::Result<()> {
+    // One that cannot be looked at cannot be made either.
     let is_missing = |dir: &&Path| !dir.as_os_str().is_empty() && !dir.exists();
     let missing: Vec<&Path> = dir.ancestors().take_while(is_missing).collect();
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;

@@ -259,7 +259,7 @@ fn errors_say_what_is_wrong_and_what_to_do() {
     };
     check_edit("entries", remove, "entry 64 is missing (the next one found is 77); restore this");
     let spoil = move |tree: &sled::Tree| replace(tree, &batch, |value| value[40] ^= 1);
-    check_edit("entries", spoil, "beginning at index 64 is damaged; restore this node");
+    check_edit("entries", spoil, "beginning at index 64 is damaged; replace this node");
     check_edit("entries", spoil, "its checksum is");
     let newer = move |tree: &sled::Tree| replace(tree, &batch, |value| value[0] = 9);
     check_edit("entries", newer, "format version 9, this release reads up to 1");

@@ -48,8 +48,8 @@ pub enum StartError {
     Log(#[from] OpenError),
     /// The snapshots cannot be opened.
     #[error(
-        "cannot open the snapshots; if one is damaged, restore this node: remove its data directory and let it join again \
-         under a new node id"
+        "cannot open the snapshots; if one is damaged, replace this node: start one with a new id and an empty directory, \
+         then `quorate cluster replace ID NEW-ID ADDRESS`"
     )]
     Snapshots(#[from] SnapshotError),
     /// The identity cannot be written.
@@ -72,7 +72,7 @@ pub enum StartError {
         dir: PathBuf,
     },
     /// A log whose beginning was purged, without the snapshot that stood for it.
-    #[error("{}/*.snapshot is missing or too old: the log begins after entry {purged}, so a snapshot that covers it is needed; restore this node: remove its data directory and let it join again under a new node id", dir.display())]
+    #[error("{}/*.snapshot is missing or too old: the log begins after entry {purged}, so a snapshot that covers it is needed; replace this node: start one with a new id and an empty directory, then `quorate cluster replace ID NEW-ID ADDRESS`", dir.display())]
     SnapshotMissing {
         /// The directory of snapshots.
         dir: PathBuf,
@@ -125,8 +125,8 @@ pub enum StartError {
     },
     /// The Raft library does not start.
     #[error(
-        "cannot start Raft from what the data directory holds; if a file in it is damaged, remove the directory and let \
-         the node join again under a new id"
+        "cannot start Raft from what the data directory holds; if a file in it is damaged, replace this node: start one with a \
+         new id and an empty directory, then `quorate cluster replace ID NEW-ID ADDRESS`"
     )]
     Raft {
         /// Why.

@@ -328,9 +328,9 @@ impl Node {
             return (Standing::Joining, format!("it asks {asks} to take it in; {told}"));
         }
         let reason = format!(
-            "it is in no cluster: take it in with `quorate cluster add {} {}`",
-            self.id(),
-            self.me().peer_address
+            "it is in no cluster: take it in with `quorate cluster add {id} {at}` at a member; for a new cluster, start it with --bootstrap {id}={at}",
+            id = self.id(),
+            at = self.me().peer_address
         );
         (Standing::Waiting, reason)
     }

@@ -364,7 +364,15 @@ impl Node {
         match self.member(id) {
             None => Err(refused(MembershipError::Unknown { id })),
             Some(known) if known == member => Ok(()),
-            Some(_) => self.change(ChangeMembers::SetNodes(BTreeMap::from([(id, member)]))).await,
+            Some(known) => {
+                let (from, to) = (&known.peer_address, &member.peer_address);
+                if from != to && self.twins.moved(id, from, to) {
+                    tracing::error!(
+                        "two nodes have id {id}: {from} and {to}; stop one, and give it an id of its own and an empty directory"
+                    );
+                }
+                self.change(ChangeMembers::SetNodes(BTreeMap::from([(id, member)]))).await
+            }
         }
     }
 

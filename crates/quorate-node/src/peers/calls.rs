@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tonic::transport::Endpoint;
 use tonic::{Code, Request, Response, Status};
 
-use crate::peers::{Lane, Peers, SUCCEEDED_AGO, SUCCEEDED_BY};
+use crate::peers::{Lane, Peers, SUCCEEDED_AGO, SUCCEEDED_BY, words};
 
 /// What a node says of itself and of the node that asks.
 #[derive(Debug, Clone)]
@@ -258,8 +258,11 @@ async fn in_time<T>(
     Ok(answer.map_err(in_words)?.into_inner())
 }
 
-/// What the transport answers of itself may have no words.
+/// What the transport answers of itself may have no words, or those of a library.
 fn in_words(status: Status) -> Status {
+    if let Some(words) = words::of(&status) {
+        return Status::new(status.code(), words);
+    }
     match (status.code(), status.message()) {
         (code @ Code::Unimplemented, "") => Status::new(
             code,

@@ -32,6 +32,12 @@ pub enum RescueError {
         #[source]
         source: Source,
     },
+    /// The file is something else.
+    #[error("{} is no backup; `quorate cluster backup` makes one", path.display())]
+    NoBackup {
+        /// The file.
+        path: PathBuf,
+    },
     /// The backup is of a cluster that was not founded yet.
     #[error("{} is of a cluster that was not founded yet: there is nothing in it", path.display())]
     Unfounded {
@@ -148,6 +154,7 @@ impl RescueError {
     pub(super) fn head(path: &Path, error: HeadError) -> Self {
         match error {
             HeadError::Io(source) => io("read", path)(source),
+            HeadError::Mark => Self::NoBackup { path: path.to_owned() },
             error => Self::Backup { path: path.to_owned(), source: error.into() },
         }
     }

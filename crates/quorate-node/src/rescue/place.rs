@@ -256,13 +256,14 @@ fn next_step(dir: &Path) -> io::Result<Option<Step>> {
     let Some(name) = names.iter().find(|name| is_decided(name)) else { return Ok(None) };
     let (anew, id) = (dir.join(name), &name[ANEW.len()..]);
     let before = dir.join(format!("{BEFORE}{id}"));
-    let mut left = None;
-    for part in PARTS {
-        if left.is_none() && anew.join(part).try_exists()? {
-            left = Some(part);
+    // What cannot be looked at is not gone: an error ends it here, before anything is removed.
+    let mut part = None;
+    for it in PARTS {
+        if part.is_none() && anew.join(it).try_exists()? {
+            part = Some(it);
         }
     }
-    let Some(part) = left else { return Ok(Some(Step::Remove(anew))) };
+    let Some(part) = part else { return Ok(Some(Step::Remove(anew))) };
     let (place, kept) = (dir.join(part), before.join(part));
     Ok(Some(match place.try_exists()? {
         true if !before.try_exists()? => Step::Make(before),

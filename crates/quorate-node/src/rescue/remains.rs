@@ -50,9 +50,7 @@ impl Remains {
             return Err(RescueError::Unfinished { dir: dir.to_owned() });
         }
         let log_dir = dir.join("log");
-        if !log_dir.join("db").exists() {
-            return Err(RescueError::NoLog { dir: dir.to_owned() });
-        }
+        look_for_log(dir, &log_dir.join("db"))?;
         let lock = Lock::take(dir)?.with_log()?;
         if place::is_unfinished(dir).map_err(error::io("list directory", dir))? {
             return Err(RescueError::Unfinished { dir: dir.to_owned() });
@@ -156,10 +154,20 @@ impl Remains {
     }
 }
 
+/// A directory that is not there, one that this user may not look into, and one without a log are
+/// three things.
+fn look_for_log(dir: &Path, log: &Path) -> Result<(), RescueError> {
+    fs::read_dir(dir).map_err(error::io("list directory", dir))?;
+    match log.try_exists().map_err(error::io("look at", log))? {
+        true => Ok(()),
+        false => Err(RescueError::NoLog { dir: dir.to_owned() }),
+    }
+}
+
 /// What the snapshot has, if there is one, and what it covers.
 fn restore(dir: &Path, applied: &Applied) -> Result<Option<LogId>, RescueError> {
     let snapshots = dir.join("snapshots");
-    if !snapshots.exists() {
+    if !snapshots.try_exists().map_err(error::io("look at", &snapshots))? {
         return Ok(None);
     }
     let newest = SnapshotStore::<TypeConfig>::look(&snapshots);

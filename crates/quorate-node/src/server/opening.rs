@@ -113,6 +113,33 @@ pub(super) async fn settle_identity(
     Ok(identity)
 }
 
+/// Says what an operator has to know of a node that is in no cluster yet.
+pub(super) fn tell_of_start(start: &Start, identity: Identity, peer_address: &str) {
+    let id = identity.node_id;
+    if identity.cluster_id.is_some() {
+        return;
+    }
+    match start {
+        Start::Bootstrap(members) => {
+            let listed = members.get(&id.get()).filter(|listed| *listed != peer_address);
+            if let Some(listed) = listed {
+                tracing::warn!(
+                    id = id.get(),
+                    listed,
+                    peer_address,
+                    "bootstrap names another address for this node than its own: the others will look for it there; \
+                     set peer_advertise to that, or correct the list on all nodes"
+                );
+            }
+        }
+        Start::Wait => tracing::info!(
+            "this node is in no cluster, and waits: take it in with `quorate cluster add {id} {peer_address}`, \
+             start it with --join MEMBER, or, for a new cluster, with --bootstrap {id}={peer_address}"
+        ),
+        Start::Join { .. } => {}
+    }
+}
+
 /// By what founders know each other: every one of them finds the same from the list that all of
 /// them were given. It is no cluster's id: clusters may be founded with the same list again.
 fn founders_hash(members: &BTreeMap<NodeId, String>) -> u64 {

@@ -42,7 +42,10 @@ impl Secure {
     pub(super) fn prepare(data: &Path, listen: SocketAddr, nodes: u16) -> Result<Self, Failure> {
         let dir = data.join("certs");
         let made = || -> Result<Self, String> {
-            let authority = match ca_file(&dir).exists() {
+            let is_there = |path: &Path| {
+                path.try_exists().map_err(|error| format!("{}: {error}", path.display()))
+            };
+            let authority = match is_there(&ca_file(&dir))? {
                 true => Authority::open(&dir)?,
                 false => Authority::init(&dir, CLUSTER_NAME, false)?.0,
             };
@@ -51,7 +54,7 @@ impl Secure {
                 hosts.push(listen.ip().to_string());
             }
             let access = data.join("access.toml");
-            if !access.exists() {
+            if !is_there(&access)? {
                 files::write(&access, ACCESS.as_bytes(), Mode::Public, false)?;
             }
             let node = |id| authority.node(&dir, id, &hosts, LIFETIME, true);

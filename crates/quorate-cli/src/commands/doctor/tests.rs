@@ -121,6 +121,15 @@ fn the_quorum_and_what_is_missing_to_it() {
     let words = ["node 3 does not answer", "0 more may fail"];
     finds(&down(&[3]), "quorum", Severity::Warning, &words);
     finds(&down(&[2, 3]), "quorum", Severity::Critical, &["1 of 3 voters answer, 2 are needed"]);
+    let without = diagnose(&down(&[2, 3]));
+    for finding in &without.findings {
+        let text = format!("{}; {}", finding.meaning, finding.next);
+        assert!(!text.contains("replace") && !text.contains("more may fail"), "{text}");
+    }
+    let twins = with(|facts| {
+        facts.view.twins = vec![(2, ["a:1", "b:1"].map(str::to_owned))];
+    });
+    finds(&twins, "quorum", Severity::Critical, &["two nodes have id 2: a:1 and b:1"]);
     let leaderless = with(|facts| facts.view.status.header.as_mut().unwrap().leader_id = 0);
     finds(&leaderless, "quorum", Severity::Critical, &["no node leads"]);
     let even = with(|facts| facts.view.status.members.push(member(4)));
@@ -233,7 +242,14 @@ fn disks_and_how_fast_they_are() {
 fn clocks_and_certificates() {
     is_quiet(&says(1, |condition| condition.clock_held_ms = 5_000));
     let held = says(1, |condition| condition.clock_held_ms = 61_000);
-    finds(&held, "clock", Severity::Warning, &["stood still for 1 min on node 1"]);
+    finds(&held, "clock", Severity::Warning, &["stood still for 1 min on node 1, which leads"]);
+    let cut_off = says(1, |condition| {
+        condition.clock_held_ms = 61_000;
+        condition.set_standing(Standing::CutOff);
+    });
+    let found = diagnose(&cut_off);
+    let held = found.findings.iter().find(|finding| finding.check == "clock").unwrap();
+    assert!(held.meaning.contains("on node 1: no lease ends"), "nobody follows it: {held:?}");
 
     let ends = |days: i64| says(2, |it| it.certificate_ends_in_s = Some(days * 86_400));
     is_quiet(&ends(14));
@@ -306,7 +322,7 @@ fn what_cannot_be_looked_at_is_told() {
     let diagnosis = diagnose(&partial);
     assert!(diagnosis.findings.is_empty(), "{diagnosis:#?}");
     let told = lines(&diagnosis);
-    assert_eq!(told[0], "OK: 2 checks found nothing");
+    assert_eq!(told[0], "OK: 2 of 16 checks found nothing");
     let text = told.join("\n");
     assert!(text.contains("not looked at (lag): takes the role operator"), "{text}");
     assert!(text.contains("not looked at (endpoints): fetch was refused"), "{text}");

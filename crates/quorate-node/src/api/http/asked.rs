@@ -113,6 +113,21 @@ impl Asked {
         })
     }
 
+    /// As [`Self::json`], where there may be none.
+    ///
+    /// # Errors
+    /// It is none that the route takes.
+    pub(super) async fn json_if_any<T: DeserializeOwned + Default>(
+        &self,
+        api: &Api,
+        body: Body,
+    ) -> Result<T, Problem> {
+        match body.is_end_stream() {
+            true => self.no_body(api, body).await.map(|()| T::default()),
+            false => self.json(api, body).await,
+        }
+    }
+
     /// # Errors
     /// A body came where none is expected.
     pub(super) async fn no_body(&self, api: &Api, body: Body) -> Result<(), Problem> {

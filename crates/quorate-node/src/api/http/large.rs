@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use prost::Message;
 use serde::Serialize;
@@ -87,8 +87,21 @@ pub(super) async fn made(
     Ok((text, reserved))
 }
 
+/// Ends with a newline: what is printed on a terminal is a line.
 pub(super) fn written(shown: &impl Serialize) -> Bytes {
-    serde_json::to_vec(shown).expect("invariant: texts and numbers can be written").into()
+    let mut text = serde_json::to_vec(shown).expect("invariant: texts and numbers can be written");
+    text.push(b'\n');
+    text.into()
+}
+
+/// A small answer.
+pub(super) struct Json<T>(pub(super) T);
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        let json = HeaderValue::from_static("application/json");
+        ([(CONTENT_TYPE, json)], written(&self.0)).into_response()
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 
 use std::error::Error as _;
 
-use axum::Json;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -15,6 +14,7 @@ use utoipa::ToSchema;
 
 use crate::access::Unidentified;
 use crate::api::grpc::code_name;
+use crate::api::http::large::Json;
 use crate::error::CallError;
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");

@@ -145,18 +145,22 @@ pub(super) fn number<N: FromStr>(name: &str, text: &str) -> Result<N, Problem> {
     })
 }
 
-/// `500ms`, `30s`, `5m` or `1h`; a number alone is of milliseconds.
+/// `500ms`, `30s`, `5m`, `1h` or `1d`. A number alone could be of seconds, too.
 ///
 /// # Errors
 /// It is none.
 pub(super) fn duration(field: &str, text: &str) -> Result<Duration, Problem> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit_ms = match &text[digits.len()..] {
-        "" | "ms" => 1,
+        "ms" => 1,
         "s" => 1_000,
         "m" => 60_000,
         "h" => 3_600_000,
-        _ => return Err(Problem::invalid(field, text, "must be like 500ms, 30s, 5m or 1h")),
+        "d" => 86_400_000,
+        _ => {
+            let must = "must be a number and its unit, like 500ms, 30s, 5m, 1h or 1d";
+            return Err(Problem::invalid(field, text, must));
+        }
     };
     let number: u64 = number(field, digits)?;
     Ok(Duration::from_millis(number.saturating_mul(unit_ms)))
@@ -219,11 +223,12 @@ mod tests {
 
     #[test]
     fn times_have_units() {
-        let times = [("5", 5), ("500ms", 500), ("30s", 30_000), ("5m", 300_000), ("1h", 3_600_000)];
+        let times = [("500ms", 500), ("30s", 30_000), ("5m", 300_000), ("1h", 3_600_000)];
+        let times = times.into_iter().chain([("1d", 86_400_000)]);
         for (text, ms) in times {
             assert_eq!(duration("wait", text).unwrap(), Duration::from_millis(ms), "{text}");
         }
-        for bad in ["", "s", "1d", "-1s", "1.5s", "5 m", "\u{e9}"] {
+        for bad in ["", "s", "5", "60", "1w", "-1s", "1.5s", "5 m", "\u{e9}"] {
             assert!(duration("wait", bad).is_err(), "{bad}");
         }
     }

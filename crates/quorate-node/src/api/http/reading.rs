@@ -3,7 +3,6 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::header::{ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -28,7 +27,7 @@ use crate::api::grpc::{self, door::Method};
 use crate::api::http::asked::Asked;
 use crate::api::http::described::{Filters, Fresh, LocalOnly, OverridePage, Page, Prefix, Waiting};
 use crate::api::http::door::{self, NOBODY, Refused};
-use crate::api::http::large;
+use crate::api::http::large::{self, Json};
 use crate::api::http::problem::Problem;
 use crate::api::http::query::Position;
 use crate::api::http::routes::{Answered, Api};

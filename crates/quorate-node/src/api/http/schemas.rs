@@ -51,12 +51,12 @@ pub(super) fn given_duration() -> Schema {
 
 /// A number and a unit.
 pub(super) fn duration() -> Schema {
-    pattern("^[0-9]{1,9}(ms|s|m|h)?$")
+    pattern("^[0-9]{1,9}(ms|s|m|h|d)$")
 }
 
 /// The same, and not 0.
 pub(super) fn some_duration() -> Schema {
-    pattern("^0*[1-9][0-9]{0,8}(ms|s|m|h)?$")
+    pattern("^0*[1-9][0-9]{0,8}(ms|s|m|h|d)$")
 }
 
 fn formatted(format: &str, pattern: &str) -> Object {

@@ -1,6 +1,5 @@
 //! What changes something.
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::IntoResponse;
@@ -18,6 +17,7 @@ use crate::api::grpc::door::Method;
 use crate::api::http::asked::Asked;
 use crate::api::http::body::{Changes, GivenOverride, Nothing, Registration, Renewals, Transfer};
 use crate::api::http::described::{Incarnation, OfCluster};
+use crate::api::http::large::Json;
 use crate::api::http::problem::Problem;
 use crate::api::http::query;
 use crate::api::http::routes::{Answered, Api};
@@ -224,13 +224,13 @@ struct Led {
 #[utoipa::path(
     post,
     path = "/transfer-leader",
-    request_body = Transfer,
+    request_body = Option<Transfer>,
     responses((status = 200, body = Led), (status = 409))
 )]
 pub(super) async fn transfer_leader(State(api): State<Api>, asked: Asked, body: Body) -> Answered {
     asked.query.done()?;
     asked.check_ahead(&api, Method::TransferLeader, TransferLeaderRequest::default())?;
-    let to: Transfer = asked.json(&api, body).await?;
+    let to: Transfer = asked.json_if_any(&api, body).await?;
     let request = TransferLeaderRequest { to_id: to.to_id.0 };
     let answer = api.admin.transfer_leader(asked.call(request)).await?.into_inner();
     let leader_id = answer.leader_id.to_string();

@@ -45,15 +45,17 @@ pub(super) fn quorum(facts: &Facts, found: &mut Found) -> Result<(), String> {
         );
     }
     for node in &down {
-        let spare = answer.saturating_sub(needed);
-        found.of(
-            *node,
-            Severity::Warning,
-            format!("node {node} does not answer; {spare} more may fail before writes stop"),
-            format!(
-                "start it again, or replace it: `quorate cluster replace {node} NEW-ID ADDRESS`"
+        // Without a quorum, nobody can be replaced.
+        let (then, next) = match answer.checked_sub(needed) {
+            None => (String::new(), "start it again".to_owned()),
+            Some(spare) => (
+                format!("; {spare} more may fail before writes stop"),
+                format!(
+                    "start it again, or replace it: `quorate cluster replace {node} NEW-ID ADDRESS`"
+                ),
             ),
-        );
+        };
+        found.of(*node, Severity::Warning, format!("node {node} does not answer{then}"), next);
     }
     if all == 1 {
         let meaning = "one voter: when its disk is lost, so is everything";
@@ -101,6 +103,13 @@ fn members(facts: &Facts, found: &mut Found, leader: u64) {
             let meaning = format!("node {node} does not vote as others do: {}", member.recovering);
             found.of(node, Severity::Warning, meaning, next);
         }
+    }
+    for (node, [a, b]) in &facts.view.twins {
+        let meaning = format!(
+            "two nodes have id {node}: {a} and {b}: each takes the other's place again and again"
+        );
+        let next = "stop one, and start it with an id that no node has had, and an empty directory";
+        found.of(*node, Severity::Critical, meaning, next);
     }
     for outsider in &facts.view.outsiders {
         let next = match outsider.condition.standing() {

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use quorate_client::{MemberStatus, Standing};
+
 use super::super::facts::Facts;
 use super::super::findings::{Found, Severity};
 use super::answering;
 use crate::commands::cluster::status::{ends, size};
 use crate::commands::cluster::verdict::{CLOCK_HELD_MAX_MS, id};
 use crate::commands::rescue::ago;
+use crate::commands::view::standing;
 
 /// A sync takes less than 10 ms where all is well; from here on it is felt, us.
 const SYNC_SLOW_US: u64 = 100_000;
@@ -27,7 +30,7 @@ pub(super) fn disks(facts: &Facts, found: &mut Found) -> Result<(), String> {
         let (node, free) = (id(member), member.disk_free_bytes);
         let reserve = condition.disk_reserve_bytes;
         let (free_words, reserve_words) = (size(free), size(reserve));
-        if member.disk_low && node == leader {
+        if member.disk_low && node == leader && leads(facts, member) {
             let meaning = format!(
                 "the disk of node {node}, which leads, has {free_words} free, below its reserve of {reserve_words}: no registrations"
             );
@@ -45,6 +48,12 @@ pub(super) fn disks(facts: &Facts, found: &mut Found) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Whether a member leads the others: one that they do not answer only takes itself for the leader.
+fn leads(facts: &Facts, member: &MemberStatus) -> bool {
+    let leader = facts.view.status.header.as_ref().map_or(0, |header| header.leader_id);
+    leader == id(member) && standing(member.condition.as_ref()) != Standing::CutOff
 }
 
 pub(super) fn syncs(facts: &Facts, found: &mut Found) -> Result<(), String> {
@@ -72,10 +81,11 @@ pub(super) fn clock(facts: &Facts, found: &mut Found) -> Result<(), String> {
     let held = answering(facts).filter(|(_, it)| it.clock_held_ms > CLOCK_HELD_MAX_MS);
     for (member, condition) in held {
         let (node, age) = (id(member), ago(Duration::from_millis(condition.clock_held_ms)));
+        let leads = if leads(facts, member) { ", which leads" } else { "" };
         found.of(
             node,
             Severity::Warning,
-            format!("registry time has stood still for {age} on node {node}, which leads: no lease ends, so the dead stay listed"),
+            format!("registry time has stood still for {age} on node {node}{leads}: no lease ends, so the dead stay listed"),
             "its log says why: no majority commits, or its disk is full (docs/operations.md#a-slow-cluster)",
         );
     }
