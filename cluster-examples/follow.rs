@@ -4,9 +4,9 @@
 //!
 //!     cargo run --example follow
 //!
-//! QUORATE_NODES=host:port,host:port,... names another cluster. The two sides have a client each,
-//! as they would as two processes; an instance is "killed" by dropping what renews it, which to the
-//! registry is the same as kill -9.
+//! QUORATE_NODES=host:port,host:port,... names another cluster, QUORATE_CA and so on one with TLS.
+//! The two sides have a client each, as they would as two processes; an instance is "killed" by
+//! dropping what renews it, which to the registry is the same as kill -9.
 
 #![allow(clippy::print_stdout, reason = "an example tells its story")]
 
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Error, ensure};
 use quorate_client::{
     Client, InstanceBuilder, InstanceStatus, Registration, RegistrationHandle, Update, View, Watch,
-    WatchEvent, parse_nodes,
+    WatchEvent,
 };
 
 const SERVICE: &str = "follow-example";
@@ -26,11 +26,12 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let nodes = std::env::var("QUORATE_NODES");
-    let nodes = nodes.as_deref().unwrap_or("127.0.0.1:7001,7002,7003");
-    let nodes = parse_nodes(nodes).map_err(Error::msg)?;
-    let service = Client::new(&nodes)?;
-    let mut caller = Caller::start(&Client::new(&nodes)?).await?;
+    let client = || match std::env::var_os("QUORATE_NODES") {
+        Some(_) => Client::from_env(),
+        None => Client::new(["127.0.0.1:7001", "127.0.0.1:7002", "127.0.0.1:7003"]),
+    };
+    let service = client()?;
+    let mut caller = Caller::start(&client()?).await?;
 
     chapter("The service starts: one instance registers");
     let first = start(&service, 1).await?;

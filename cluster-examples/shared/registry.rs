@@ -2,20 +2,22 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Error};
-use quorate_client::{Client, Discovery, Instances, parse_nodes};
+use anyhow::Context;
+use quorate_client::{Client, ClientBuilder, Discovery, Instances};
 use tokio::time::timeout;
 
 /// Each step of a story ends by then, or something is wrong.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A client, as each process would have one. The namespace keeps the example apart from all else in
-/// the cluster.
+/// A client, as each process would have one: of the cluster that the environment names
+/// (`QUORATE_NODES`, `QUORATE_CA` and so on, as `quorate dev --secure` prints them), or of `quorate
+/// dev`. The namespace keeps the example apart from all else in the cluster.
 pub(crate) async fn connect(namespace: &str) -> anyhow::Result<Client> {
-    let nodes = std::env::var("QUORATE_NODES");
-    let nodes = nodes.as_deref().unwrap_or("127.0.0.1:7001,7002,7003");
-    let nodes = parse_nodes(nodes).map_err(Error::msg)?;
-    Ok(Client::builder(nodes).namespace(namespace).build()?)
+    let builder = match std::env::var_os("QUORATE_NODES") {
+        Some(_) => ClientBuilder::from_env()?,
+        None => Client::builder(["127.0.0.1:7001", "127.0.0.1:7002", "127.0.0.1:7003"]),
+    };
+    Ok(builder.namespace(namespace).build()?)
 }
 
 /// Waits until a view is as wanted.

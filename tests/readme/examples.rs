@@ -36,6 +36,35 @@ fn the_follow_example_tells_its_story() {
     assert!(story.lines().all(|line| line.len() <= 100), "lines fit a terminal: {story}");
 }
 
+#[test]
+fn the_service_is_there_while_it_runs() {
+    let (ports, directory) = (Ports::free(), tempfile::tempdir().unwrap());
+    let mut dev = quorate(ports);
+    dev.args(["dev", "--nodes", "1", "--listen", &ports.substituted("127.0.0.1:7001")]);
+    let mut dev = Running::start(dev, directory.path(), "dev");
+    dev.wait_for("Quorate is ready.");
+    let mut service = Command::new(example("service"));
+    service.env("QUORATE_NODES", ports.substituted("127.0.0.1:7001"));
+    let mut service = Running::start(service, directory.path(), "service");
+    service.wait_for("serves at");
+    let fetched = |arguments: &[&str]| {
+        let mut fetch = quorate(ports);
+        fetch.args(["fetch", "hello"]).args(arguments);
+        let mut fetch = Running::start(fetch, directory.path(), "fetch");
+        fetch.end();
+        fetch.output()
+    };
+    let is_up = || fetched(&["--status", "up"]).contains("grpc=http://127.0.0.1:");
+    let deadline = std::time::Instant::now() + crate::process::PATIENCE;
+    while !is_up() {
+        assert!(std::time::Instant::now() < deadline, "{}", service.output());
+    }
+    service.signal("TERM");
+    let said = service.succeed();
+    assert!(said.contains("stopped; all calls were finished"), "{said}");
+    assert!(!fetched(&[]).contains("grpc=http"), "it is deregistered");
+}
+
 /// Each file says how it is run, in its first lines.
 #[test]
 fn each_example_opens_with_its_command() {
@@ -44,6 +73,7 @@ fn each_example_opens_with_its_command() {
         |name| (format!("cluster-examples/{name}.rs"), format!("cargo run --example {name}"));
     for (file, command) in [
         rust("readme"),
+        rust("service"),
         rust("follow"),
         rust("rpc_framework"),
         rust("rpc_proxy"),
