@@ -12,7 +12,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Error, ensure};
+use anyhow::{Context, ensure};
 use quorate_client::{
     Client, InstanceBuilder, InstanceStatus, Registration, RegistrationHandle, Update, View, Watch,
     WatchEvent,
