@@ -8,7 +8,7 @@ use std::time::Duration;
 use quorate_client::{Consistency, InstanceBuilder, Registration};
 use tokio::net::TcpListener;
 
-use crate::cli::{Ran, quorate};
+use crate::cli::{Ran, ask, quorate};
 use crate::cluster::{Cluster, LEADER_WITHIN, Settings};
 use crate::crowd::Crowd;
 use crate::damage::copy;
@@ -69,6 +69,18 @@ async fn the_last_of_three_goes_on_and_those_that_come_back_are_refused() {
     crowd.end().await;
 }
 
+
+    // For ever, so from a snapshot, too.
+    let at = cluster.nodes[last].clients.clone();
+    ask(&at, "cluster snapshot").await.expect(0);
+    cluster.nodes[last].kill();
+    cluster.nodes[last].start();
+    cluster.leader_among(&[last]).await;
+    let old = done["directories"][0]["cluster_id"].as_str().unwrap();
+    let status = ask(&at, "cluster status").await.expect(0).out;
+    assert!(status.contains(&format!("made from cluster {old} by `recover`")), "{status}");
+    let status = ask(&at, "cluster status -o json").await.expect(0).json();
+    assert_eq!(status["predecessors"][0]["cluster_id"], old, "{status}");
 /// Of three, the first goes on as a new cluster, which takes in two new nodes and loses the first.
 /// The nodes of the old cluster that come back are a majority of it, and none of its members is
 /// there to tell them.
