@@ -36,6 +36,8 @@ mod crowd;
 mod damage;
 #[path = "process/dev.rs"]
 mod dev;
+#[path = "process/diagnosed.rs"]
+mod diagnosed;
 #[path = "process/discovery.rs"]
 mod discovery;
 #[path = "process/disk_full.rs"]
