@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::print_stderr, reason = "measured times, and the logs of a failed test")]
 
+#[path = "process/any_order.rs"]
+mod any_order;
 #[path = "process/audited.rs"]
 mod audited;
 #[path = "readme/built.rs"]
@@ -34,6 +36,8 @@ mod crowd;
 mod damage;
 #[path = "process/dev.rs"]
 mod dev;
+#[path = "process/diagnosed.rs"]
+mod diagnosed;
 #[path = "process/discovery.rs"]
 mod discovery;
 #[path = "process/disk_full.rs"]

@@ -95,6 +95,47 @@ pub(super) async fn metrics(cluster: &Cluster, id: u64) -> BTreeMap<String, f64>
     lines.map(|line| sample(line).unwrap_or_else(|| panic!("no sample: {line}"))).collect()
 }
 
+/// All that a label may be: nobody's id, and no caller's address. Of services, there are 50.
+const LABELS: [&str; 17] = [
+    "certificate",
+    "cluster",
+    "code",
+    "grpc_code",
+    "grpc_method",
+    "grpc_service",
+    "grpc_type",
+    "lane",
+    "le",
+    "method",
+    "namespace",
+    "peer",
+    "reason",
+    "route",
+    "service",
+    "type",
+    "version",
+];
+
+/// The names of the labels of a series.
+fn labels(series: &str) -> Vec<&str> {
+    let labels = series.split_once('{').map_or("", |(_, labels)| labels);
+    labels.split('"').step_by(2).map(|it| it.trim_matches([',', '=', '}'])).collect()
+}
+
+/// No label may have any number of values, and this id is nowhere.
+fn are_of_nobody(samples: &BTreeMap<String, f64>, id: &str) {
+    let known = |label: &&str| label.is_empty() || LABELS.contains(label);
+    let others = |series: &&String| !labels(series).iter().all(known) || series.contains(id);
+    let others: Vec<_> = samples.keys().filter(others).collect();
+    assert!(others.is_empty(), "labels of which there may be any number: {others:?}");
+}
+
+#[test]
+fn labels_are_found() {
+    assert_eq!(labels("a{b=\"c\",le=\"+Inf\"}"), ["b", "le", ""]);
+    assert_eq!(labels("a"), [""]);
+}
+
 /// What a node says as leader, when it hears all three. On a busy machine, silence may have elected
 /// another one.
 async fn metrics_of_leader(cluster: &Cluster, leader: u64) -> BTreeMap<String, f64> {
@@ -122,6 +163,7 @@ async fn metrics_are_what_happened() {
     watch.until("all are there", |watch| watch.map.len() == 7).await;
 
     let now = metrics_of_leader(&cluster, leader).await;
+    are_of_nobody(&now, "i0000");
     let is = |name: &str| *now.get(name).unwrap_or_else(|| panic!("{name} in {now:#?}"));
     for (name, value) in [
         ("quorate_instances", 8.0),

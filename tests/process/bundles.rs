@@ -1,4 +1,4 @@
-//! `debug bundle` of a cluster that speaks TLS.
+//! `debug bundle` of a cluster that speaks TLS, and of one of which no node answers.
 
 use crate::cli::quorate;
 use crate::cluster::{Cluster, Settings};
@@ -34,4 +34,25 @@ async fn a_bundle_has_the_metrics_of_a_node_that_speaks_tls() {
     assert!(!without.contains("quorate_raft_term"), "{without}");
     let name = format!("without metrics/{}.txt", http.replace(':', "_"));
     assert!(told.out.contains(&name), "{}", told.out);
+}
+
+/// It is made all the same, of what is on this machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bundle_is_made_although_no_node_answers() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.nodes[0].kill();
+    let path = |name: &str| cluster.dir().join(name).display().to_string();
+    let (file, log, data) = (path("dead.tar"), path("node-1.log"), path("data-1"));
+    let (nodes, http) = (&cluster.nodes[0].clients, format!("127.0.0.1:{}", free_port()));
+    let line = ["debug", "bundle", &file, "--nodes", nodes, "--http", &http, "--timeout", "1s"];
+    let told = quorate(&[&line[..], &["--log", &log, "--data-dir", &data]].concat()).await;
+    let told = told.expect(0).out;
+    let metrics = format!("metrics/{}.txt", http.replace(':', "_"));
+    for name in ["status.json", "doctor.json", &metrics] {
+        assert!(told.contains(&format!("without {name}: ")), "no {name}: {told}");
+    }
+    let bundle = String::from_utf8_lossy(&std::fs::read(&file).unwrap()).into_owned();
+    for part in ["\"missing\"", "refused", "node starts", "journal-0"] {
+        assert!(bundle.contains(part), "no {part}: {bundle}");
+    }
 }

@@ -135,6 +135,14 @@ impl Crowd {
         assert!(took < 2 * INTERVAL + SLACK + BEATS * late, "{took:?}, {late:?} late");
     }
 
+    /// All are registered when the node is asked: nobody has to come back.
+    pub(crate) async fn is_all_there(&self, node: &Node) {
+        let there = eventually("the node answers", PATIENCE, async || registered(node).await).await;
+        let lost: Vec<_> = self.kept.iter().filter(|(key, _)| !there.contains(key)).collect();
+        let lost: Vec<_> = lost.into_iter().map(|(key, _)| key).collect();
+        assert!(lost.is_empty(), "{} are lost: {lost:?}", lost.len());
+    }
+
     /// All of them and nobody else.
     pub(crate) async fn is_alone_with(&self, node: &Node) {
         let expected: BTreeSet<String> = self.kept.iter().map(|(key, _)| key.clone()).collect();

@@ -25,10 +25,14 @@ async fn a_hang_up_ends_everything_in_order_but_a_daemon() {
     let line = "register web a --endpoint http=http://h:1 --ttl 1h";
     let mut registering = Running::ask(&cluster.all(), line);
     eventually("registered", PATIENCE, async || client.fetch("web").await).await;
+    ask(&cluster.all(), "fetch web --exit-code").await.expect(0);
     registering.process.signal(Signal::HUP);
     assert_eq!(registering.process.exit_code(PATIENCE).await, 0, "{}", registering.err());
     let gone = client.fetch("web").await;
     assert!(matches!(gone, Err(Error::NoInstances { .. })), "{gone:?}");
+    ask(&cluster.all(), "fetch web").await.expect(0);
+    let empty = ask(&cluster.all(), "fetch web --exit-code").await.expect(1);
+    assert!(empty.out.contains("web: 0 instances"), "{}", empty.out);
 
     cluster.nodes[0].process().signal(Signal::HUP);
     eventually("it says so", PATIENCE, || {

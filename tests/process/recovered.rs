@@ -9,13 +9,15 @@ use quorate_client::{Consistency, InstanceBuilder, Registration};
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use tokio::net::TcpListener;
 
-use crate::cli::{Ran, quorate};
+use crate::cli::{Ran, ask, quorate};
 use crate::cluster::{Cluster, LEADER_WITHIN, Settings};
 use crate::crowd::Crowd;
 use crate::damage::copy;
 use crate::wait::eventually;
 
 const TTL: Duration = Duration::from_secs(3_600);
+/// Entries that are written in a moment by nobody but the nodes.
+const MOMENT: u64 = 20;
 
 async fn recover(dirs: &[&Path], flags: &[&str]) -> Ran {
     let dirs: Vec<String> = dirs.iter().map(|dir| dir.display().to_string()).collect();
@@ -71,6 +73,18 @@ async fn the_last_of_three_goes_on_and_those_that_come_back_are_refused() {
     crowd.grow().await;
     crowd.is_alone_with(&cluster.nodes[last]).await;
     crowd.end().await;
+
+    // For ever, so from a snapshot, too.
+    let at = cluster.nodes[last].clients.clone();
+    ask(&at, "cluster snapshot").await.expect(0);
+    cluster.nodes[last].kill();
+    cluster.nodes[last].start();
+    cluster.leader_among(&[last]).await;
+    let old = done["directories"][0]["cluster_id"].as_str().unwrap();
+    let status = ask(&at, "cluster status").await.expect(0).out;
+    assert!(status.contains(&format!("made from cluster {old} by `recover`")), "{status}");
+    let status = ask(&at, "cluster status -o json").await.expect(0).json();
+    assert_eq!(status["predecessors"][0]["cluster_id"], old, "{status}");
 }
 
 /// Of three, the first goes on as a new cluster, which takes in two new nodes and loses the first.
@@ -238,15 +252,33 @@ async fn the_best_of_several_directories_is_taken() {
     let [behind, further] = [2, 0];
     cluster.nodes[further].register("kept", "early", TTL).await.unwrap();
     cluster.equal_states().await;
+    let of_behind = cluster.nodes[behind].its_status().await;
     cluster.nodes[behind].kill();
     cluster.leader_among(&[0, 1]).await;
     cluster.nodes[further].register("kept", "late", TTL).await.unwrap();
+    let of_further = cluster.nodes[further].its_status().await;
     cluster.nodes[1].kill();
     cluster.nodes[further].kill();
 
     let both = [&*dirs[behind], &*dirs[further]];
     let told = recover(&both, &["-o", "json"]).await.expect(0).json();
     assert_eq!(told["best"], dirs[further].display().to_string());
+    let table = recover(&both, &[]).await.expect(0).out;
+    for (row, (of, status)) in [(behind, of_behind), (further, of_further)].iter().enumerate() {
+        // What it said before it was killed, or a moment later.
+        let directory = &told["directories"][row];
+        let figure = |name: &str| directory[name].as_u64().unwrap();
+        let figures = ["node_id", "term", "last_index", "committed_index"].map(figure);
+        let [id, term, last, committed] = figures;
+        assert_eq!(id, cluster.nodes[*of].id, "{told}");
+        assert_eq!(term, status.term, "{told}");
+        assert!(last >= status.last_log_index && last <= status.last_log_index + MOMENT, "{told}");
+        // It is noted late.
+        assert!(committed > 0 && committed <= status.applied_index + MOMENT, "{told}");
+        let figures = figures.map(|figure| figure.to_string());
+        let is_row = |line: &str| line.split_whitespace().take(4).eq(figures.iter());
+        assert!(table.lines().any(is_row), "{table}");
+    }
     assert!(told["loss"].to_string().contains("a majority: nothing is lost"), "{told}");
     assert!(told["founded"].is_null());
     let alone = recover(&both[..1], &[]).await.expect(0).out;

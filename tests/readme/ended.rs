@@ -9,10 +9,14 @@ use rcgen::{
     KeyUsagePurpose, SanType, date_time_ymd,
 };
 
-use super::{ENDED, commands, says, walk};
+use quorate_client::Tls;
+
+use super::living::{HAUNT, Living};
+use super::{END, ENDED, commands, goes_on, lives, nodes, says, until_reached, walk};
 use crate::blocks::blocks;
 use crate::ca_name::ca_name;
 use crate::ports::Ports;
+use crate::process::Running;
 use crate::text_of;
 
 const CLUSTER: &str = "prod";
@@ -62,7 +66,30 @@ quorate register orders-live l-1 --endpoint http=http://h:1 --ttl 15s --context 
 quorate watch orders-live > watch.out 2> watch.err &
 until grep -q l-1 watch.out; do sleep 0.1; done
 ";
-pub(super) const LIVED: &str = "quorate fetch orders-live\ncat watch.out\n";
+/// It is there, and what the watch shows is not old: another one comes.
+pub(super) const LIVED: &str = "\
+quorate register orders-live l-2 --endpoint http=http://h:2 --ttl 1h --once --context orders
+until grep -q l-2 watch.out; do sleep 0.1; done
+quorate fetch orders-live --exit-code > lived.out
+grep -w l-1 lived.out
+cat watch.out
+";
+/// Comes where the script stops at `living`, and stays until it stops at `lived`; so does somebody
+/// who uses the client crate, as the operator.
+pub(super) fn script(before: &str, after: &str) -> String {
+    format!("{LIVING}reached living\n{HAUNT}{before}{after}{LIVED}reached lived\n")
+}
+
+/// That somebody.
+pub(super) fn somebody_lives(walking: &mut Running, directory: &Path, ports: Ports) {
+    lives(walking, directory, ["living", "lived"], || {
+        let [cert, key] = ["crt", "key"].map(|end| format!("certs/client-operator.{end}"));
+        let identity = (directory.join(cert), directory.join(key));
+        let tls = Tls::new().ca_file(directory.join("certs/ca.crt"));
+        let tls = tls.identity_files(identity.0, identity.1);
+        Living::begin(nodes(ports, [7_001, 7_002, 7_003]), Some(tls))
+    });
+}
 
 /// The commands of docs/security.md that make a cluster: its certificates, and all else.
 pub(super) fn secured() -> (String, String) {
@@ -85,29 +112,40 @@ pub(super) fn is_unbroken(said: &str) {
     assert!(!watched.lines().any(|line| line.starts_with('-')), "it expired: {watched}");
 }
 
+/// The alert would say so.
+const ENDS_SOON: &str = "\
+quorate certs node 2 --valid-for 5d --force
+kill -HUP %2
+until quorate cluster status | grep -q 'certificate of node 2 ends in 4 d'; do sleep 0.5; done
+";
+const LOOK: &str = "quorate cluster status --exit-code || echo \"exit code $?\"\n";
+
 #[test]
 fn with_all_certificates_ended_new_ones_are_enough() {
     let (certs, rest) = secured();
     let ended = "for id in 1 2 3; do until grep -q 'has ended' node-$id.log; do sleep 0.2; done; done\n\
          while quorate cluster status --timeout 3s > /dev/null 2>&1; do sleep 0.2; done\necho ended\nsleep 16\n";
     let runbook = commands(|heading| heading == ENDED);
-    let script = format!("{MEET}{certs}reached short\n{rest}{LIVING}{ended}{runbook}{LIVED}");
+    let script = script(ended, &runbook);
+    let script = format!("{MEET}{certs}reached short\n{rest}{script}{ENDS_SOON}");
+    let ends = commands(|heading| heading == END);
+    assert!(ends.starts_with(LOOK), "its first command: {ends}");
+    let script = script + &ends;
     let (ports, directory) = (Ports::free(), tempfile::tempdir().unwrap());
     let mut walking = walk(&with_ports(&script, ports), ports, directory.path());
-    while !directory.path().join("short.reached").exists() {
-        walking.is_running();
-    }
+    until_reached(&mut walking, directory.path(), "short");
     let until = UNIX_EPOCH.elapsed().unwrap() + LASTS;
     let dir = directory.path().join("certs");
     for id in 1..=3 {
         shorten(&dir, &format!("node-{id}"), &format!("node/{id}"), until);
     }
     shorten(&dir, "client-operator", "client/operator", until);
-    std::fs::write(directory.path().join("short"), "").unwrap();
-    walking.wait_for("ended");
+    goes_on(directory.path(), "short");
+    somebody_lives(&mut walking, directory.path(), ports);
     let said = walking.succeed();
-    says(&said, &["spiffe://prod/node/3", "l-1"]);
-    let after = &said[said.rfind("ended").unwrap()..];
+    let soon = "DEGRADED: the certificate of node 2 ends in 4 d";
+    says(&said, &["spiffe://prod/node/3", soon, "exit code 1", "OK: node"]);
+    let after = &said[said.find("\nended").expect("they ended")..];
     assert!(after.contains("orders-1"), "what was registered before is there: {said}");
     is_unbroken(&said);
     ports.are_free_again(&said);

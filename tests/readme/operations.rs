@@ -30,6 +30,8 @@ const TRY: &str = "Three nodes to try it with";
 const CLOCK: &str = "A wrong clock";
 const FULL: &str = "A full disk";
 const ENDED: &str = "Certificates that have ended";
+const END: &str = "Certificates that end";
+const ONE: &str = "One dead node";
 /// Walked by `kubernetes.rs`.
 pub(crate) const KUBERNETES: &str = "In Kubernetes";
 
@@ -85,14 +87,17 @@ quorate cluster status --wait --timeout 30s
 quorate fetch orders
 ";
 
-/// The walk, in which somebody lives through the runbooks for a damaged log and for all nodes down.
+/// The walk, in which somebody lives through the runbook for one dead node, and somebody through
+/// those for a damaged log and for all nodes down: between them, another cluster is made.
 fn lived_through() -> String {
-    let all = commands(|heading| ![CLOCK, FULL, ENDED, KUBERNETES].contains(&heading));
-    let (damaged, down) = (commands(|it| it == DAMAGED), commands(|it| it == DOWN));
-    let (before, rest) = all.split_once(&damaged).expect("it is among them");
+    let all = commands(|heading| ![CLOCK, FULL, ENDED, END, KUBERNETES].contains(&heading));
+    let [one, damaged, down] = [ONE, DAMAGED, DOWN].map(|runbook| commands(|it| it == runbook));
+    let (before, rest) = all.split_once(&one).expect("it is among them");
+    let (recover, rest) = rest.split_once(&damaged).expect("it comes after");
     let (between, after) = rest.split_once(&down).expect("it comes after");
     format!(
-        "{MEET}{before}reached living\n{damaged}{between}{HAUNT}{down}{ANOTHER_ORDER}reached lived\n{after}"
+        "{MEET}{before}reached whole\n{HAUNT}{one}reached replaced\n\
+         {recover}reached living\n{damaged}{between}{HAUNT}{down}{ANOTHER_ORDER}reached lived\n{after}"
     )
 }
 
@@ -105,18 +110,42 @@ fn until_reached(walking: &mut Running, directory: &Path, place: &str) {
     }
 }
 
+/// Lets it go on.
+fn goes_on(directory: &Path, place: &str) {
+    std::fs::write(directory.join(place), "").unwrap();
+}
+
+/// Somebody comes where the script stops first, and has lived through it where it stops then.
+fn lives(
+    walking: &mut Running,
+    directory: &Path,
+    [comes, lived]: [&str; 2],
+    begin: impl FnOnce() -> Living,
+) {
+    until_reached(walking, directory, comes);
+    let living = begin();
+    goes_on(directory, comes);
+    until_reached(walking, directory, lived);
+    living.has_lived();
+    goes_on(directory, lived);
+}
+
+/// Where clients reach these nodes of the texts.
+fn nodes(ports: Ports, of: [u16; 3]) -> [String; 3] {
+    of.map(|port| format!("127.0.0.1:{}", ports.of(port)))
+}
+
 #[test]
 fn whatever_is_lost_there_is_a_way_back() {
     let (ports, directory) = (Ports::free(), tempfile::tempdir().unwrap());
     let mut walking = walk(&lived_through(), ports, directory.path());
-    let goes_on = |place: &str| std::fs::write(directory.path().join(place), "").unwrap();
-    until_reached(&mut walking, directory.path(), "living");
-    let nodes = [7_001, 7_005, 7_006].map(|port| format!("127.0.0.1:{}", ports.of(port)));
-    let living = Living::begin(nodes);
-    goes_on("living");
-    until_reached(&mut walking, directory.path(), "lived");
-    living.has_lived();
-    goes_on("lived");
+    for (places, of) in [
+        (["whole", "replaced"], [7_001, 7_002, 7_003]),
+        (["living", "lived"], [7_001, 7_005, 7_006]),
+    ] {
+        let begin = || Living::begin(nodes(ports, of), None);
+        lives(&mut walking, directory.path(), places, begin);
+    }
     let said = walking.succeed();
     says(
         &said,
@@ -137,12 +166,12 @@ fn whatever_is_lost_there_is_a_way_back() {
             "node-1 is a new cluster",
             "node 6 does not start",
             "node 7 is in, node 6 is out",
-            "checksums verified",
             "node-8 is a new cluster",
             "problem.tar: 5 files",
             "logs/2-node-9.log",
         ],
     );
+    assert_eq!(said.matches("checksums verified").count(), 2, "the old backup, and the new one");
     let fetched = said.matches("orders-1").count();
     assert_eq!(fetched, 5, "registered, and there after each of four losses: {said}");
     ports.are_free_again(&said);

@@ -265,6 +265,10 @@ pub(crate) struct FetchArgs {
     /// Wait until the node has this revision
     #[arg(long, default_value_t = 0)]
     pub(crate) min_revision: u64,
+    /// Exit with 1 if one of the services has no instance that is wanted; without it, that is an
+    /// answer as any other
+    #[arg(long)]
+    pub(crate) exit_code: bool,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
 }

@@ -5,6 +5,7 @@ use quorate_client::{
     Condition, Member, MemberRole, MemberStatus, NodeState, OverriddenInstance, RemoveReason,
     ResponseHeader, Service, ServiceSummary, Standing,
 };
+use quorate_proto::v1::Predecessor;
 use serde_json::{Value, json};
 
 use crate::instance;
@@ -114,6 +115,13 @@ pub(crate) fn condition(condition: &Condition) -> Value {
         "busiest_connections": condition.busiest_connections,
         "busiest_calls": condition.busiest_calls,
         "connections_per_address_max": condition.connections_per_address_max,
+    })
+}
+
+pub(crate) fn predecessor(before: &Predecessor) -> Value {
+    json!({
+        "cluster_id": hex(before.cluster_id),
+        "taken_over_ms": before.taken_over_ms,
     })
 }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::args::{DependentsArgs, FetchArgs, ServicesArgs};
 use crate::commands::endpoints;
 use crate::connect::{Stay, client};
-use crate::failure::Failure;
+use crate::failure::{FAILED, Failure};
 use crate::instance;
 use crate::json;
 use crate::output::{self, Format, Table};
@@ -30,8 +30,10 @@ pub(crate) async fn fetch(args: FetchArgs) -> Result<(), Failure> {
         Format::Table => print(&fetched.header, fetched.mixed_until, &services)?,
     }
     // After the output: the other services are worth having.
+    let is_empty = services.iter().any(|service| service.instances.is_empty());
     match services.into_iter().find(|service| !service.known) {
         Some(unknown) => Err(Error::UnknownService { service: unknown.name }.into()),
+        None if args.exit_code && is_empty => Err(Failure::of_program(FAILED)),
         None => Ok(()),
     }
 }

@@ -52,6 +52,7 @@ fn flags_win_over_variables_and_variables_over_the_file() {
 
     let config = loaded("", &[], FILE).unwrap();
     assert_eq!((config.id, config.data_dir), (3, PathBuf::from("/file")));
+    assert_eq!(config.http_listen, None, "nobody listens for HTTP, unless that is set");
     let members = [(1, "a:101".to_owned()), (3, "c:103".to_owned())];
     assert_eq!(config.start, Start::Bootstrap(members.into()));
 }

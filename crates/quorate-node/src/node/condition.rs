@@ -22,6 +22,10 @@ const COUNTED: Duration = Duration::from_secs(60);
 /// A learner whose state is older than this has not caught up, ms.
 const CAUGHT_UP_MS: u64 = 5_000;
 
+/// A leader whose registry time stands still for longer commits nothing: an election and its grace
+/// take less.
+const HELD_MAX: Duration = Duration::from_secs(5);
+
 /// Of what another node said when this one asked to be taken in, this many characters are kept.
 const TOLD_MAX: usize = 300;
 
@@ -208,12 +212,22 @@ impl Node {
         Counts { at: Instant::now(), syncs, watch_resets, probes_refused }
     }
 
-    /// Why no write can be taken here: a reason that the caller is told as well.
+    /// Why no write can be taken here.
     pub(crate) fn write_obstacle(&self) -> Option<String> {
         if let Err(full) = self.disk().check() {
             return Some(full.to_string());
         }
+        let held = self.clock_held();
+        if held > HELD_MAX {
+            let held = held.as_secs();
+            return Some(format!("it leads, and has committed nothing for {held} s"));
+        }
         self.audit().check().err().map(|unwritten| unwritten.to_string())
+    }
+
+    /// For how long registry time has stood still, where this node leads.
+    fn clock_held(&self) -> Duration {
+        if self.leads() { self.clock().held(self.term()) } else { Duration::ZERO }
     }
 
     pub(crate) async fn condition(&self) -> Condition {
@@ -230,10 +244,7 @@ impl Node {
         Condition {
             standing: standing.into(),
             reason,
-            clock_held_ms: match self.leads() {
-                true => self.clock().held(self.term()).as_millis() as u64,
-                false => 0,
-            },
+            clock_held_ms: self.clock_held().as_millis() as u64,
             snapshot_written_ms: written.map(|since| since.as_millis() as u64),
             backup_age_ms: self.seen().backup_age().map(|age| age.as_millis() as u64),
             certificate_ends_in_s: tls.and_then(|tls| tls.ends_in()),

@@ -127,7 +127,8 @@ impl Remains {
         (self.last.committed_leader_id().term, self.last.index())
     }
 
-    /// The last entry that this node knew to be committed.
+    /// The last entry that is noted to be committed. The node may have known of more, and applied
+    /// it: a commit is noted with the next write to the log.
     pub fn committed(&self) -> u64 {
         self.committed
     }

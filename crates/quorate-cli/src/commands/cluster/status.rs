@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use quorate_client::{Member, MemberRole, MemberStatus, NodeState, Standing};
-use quorate_proto::v1::StatusResponse;
+use quorate_proto::v1::{Predecessor, StatusResponse};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use crate::args::ClientArgs;
+use crate::authority::rfc3339;
 use crate::commands::cluster::verdict::{Verdict, disagree, verdict};
 use crate::commands::rescue::ago;
 use crate::commands::view::{Outsider, View, look, standing};
@@ -171,6 +172,7 @@ fn as_json(view: &View, verdict: &Verdict) -> serde_json::Value {
         "instances": status.instances,
         "leases": status.leases,
         "partial": status.partial,
+        "predecessors": status.predecessors.iter().map(json::predecessor).collect::<Vec<_>>(),
     })
 }
 
@@ -302,6 +304,10 @@ fn summary(view: &View) -> Vec<String> {
             ),
         },
     ];
+    if let Some(Predecessor { cluster_id, taken_over_ms }) = status.predecessors.last() {
+        let (before, at) = (json::hex(*cluster_id), rfc3339(Duration::from_millis(*taken_over_ms)));
+        lines.push(format!("made from cluster {before} by `recover` or `restore`, {at}"));
+    }
     for outsider in &view.outsiders {
         lines.push(format!("node {} is no member: {}", outsider.id, outsider.condition.reason));
     }
@@ -424,8 +430,12 @@ mod tests {
         let members = vec![member(1, true, 5), member(2, true, 5), member(3, false, 0)];
         let header = Some(ResponseHeader { leader_id: 2, ..Default::default() });
         let cluster_name = "prod".to_owned();
-        let status = StatusResponse { header, members, cluster_name, ..Default::default() };
+        let predecessors = vec![Predecessor { cluster_id: 0xab, taken_over_ms: 86_400_000 }];
+        let status =
+            StatusResponse { header, members, cluster_name, predecessors, ..Default::default() };
         let text = summary(&View { status, ..View::default() }).join("\n");
+        let made = "made from cluster 00000000000000ab by `recover` or `restore`, 1970-01-02T00:00";
+        assert!(text.contains(made), "{text}");
         assert!(text.starts_with("cluster prod 0000000000000000, leader 2, "), "{text}");
         assert!(text.contains("leader 2") && !text.contains("DISAGREE"), "{text}");
     }

@@ -136,9 +136,10 @@ impl AdminService {
         };
         let furthest = all.iter().filter_map(|(_, report)| report.as_ref().ok());
         let furthest = furthest.map(|report| report.status.last_log_index).max().unwrap_or(0);
-        let (counts, revision, level) = {
-            let state = self.node.applied().lock();
-            (state.registry.counts(), state.registry.revision().0, state.registry.level())
+        let (counts, revision, level, predecessors) = {
+            let registry = &self.node.applied().lock().registry;
+            let predecessors = convert::predecessors_to_wire(registry.predecessors());
+            (registry.counts(), registry.revision().0, registry.level(), predecessors)
         };
         let members =
             all.iter().map(|(member, report)| convert::member_status(member, report, furthest));
@@ -165,6 +166,7 @@ impl AdminService {
             level: level.number,
             level_held: level.held,
             cluster_name: self.node.access().cluster().to_owned(),
+            predecessors,
         }))
     }
 

@@ -15,7 +15,7 @@ use quorate_state::{
     ServiceName, Share, SpecParts, Status, Ttl, Update, limits,
 };
 
-pub(super) use self::status::{condition_to_wire, member_status};
+pub(super) use self::status::{condition_to_wire, member_status, predecessors_to_wire};
 use crate::api::grpc::touched::{Touched, Touches, What};
 use crate::api::incarnations;
 use crate::applied::hub::{Filter, Selection};

@@ -1,6 +1,8 @@
 //! The state of the cluster, as JSON shows it.
 
-use quorate_proto::v1::{Condition, MemberStatus, NodeState, Standing, StatusResponse};
+use quorate_proto::v1::{
+    Condition, MemberStatus, NodeState, Predecessor, Standing, StatusResponse,
+};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -21,6 +23,14 @@ pub(super) struct ShownStatus {
     level: u32,
     level_held: bool,
     cluster_name: String,
+    predecessors: Vec<ShownPredecessor>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Predecessor)]
+struct ShownPredecessor {
+    cluster_id: String,
+    taken_over_ms: u64,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -92,7 +102,14 @@ impl From<StatusResponse> for ShownStatus {
             level: status.level,
             level_held: status.level_held,
             cluster_name: status.cluster_name,
+            predecessors: status.predecessors.into_iter().map(ShownPredecessor::from).collect(),
         }
+    }
+}
+
+impl From<Predecessor> for ShownPredecessor {
+    fn from(before: Predecessor) -> Self {
+        Self { cluster_id: hex(before.cluster_id), taken_over_ms: before.taken_over_ms }
     }
 }
 

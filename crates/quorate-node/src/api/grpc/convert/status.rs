@@ -2,6 +2,7 @@
 
 use quorate_proto::v1 as wire;
 use quorate_proto::v1::{MemberStatus, NodeState};
+use quorate_state::Predecessor;
 
 use super::member_to_wire;
 use crate::node::MemberInfo;
@@ -80,6 +81,14 @@ pub(in crate::api::grpc) fn condition_to_wire(condition: &Condition) -> wire::Co
         busiest_calls: condition.busiest_calls,
         connections_per_address_max: condition.connections_per_address_max,
     }
+}
+
+pub(in crate::api::grpc) fn predecessors_to_wire(all: &[Predecessor]) -> Vec<wire::Predecessor> {
+    let to_wire = |it: &Predecessor| wire::Predecessor {
+        cluster_id: it.cluster_id.get(),
+        taken_over_ms: it.wall_ms,
+    };
+    all.iter().map(to_wire).collect()
 }
 
 fn node_state(state: RaftState) -> NodeState {
