@@ -12,8 +12,9 @@ use futures_util::{Stream, StreamExt, future, stream};
 use http::uri::PathAndQuery;
 use prost::Message as _;
 use prost::bytes::{Buf, BufMut, Bytes};
-use quorate_proto::peer::v1::{ForwardAnswers, Forwarded, StatusReport};
+use quorate_proto::peer::v1::{AppendRequest, ForwardAnswers, Forwarded, StatusReport};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::body::Body;
@@ -29,6 +30,8 @@ const MORE: &[u8] = &[0x98, 0x06, 1, 0x9a, 0x06, 2, b'h', b'i'];
 
 const FORWARD: &str = "/quorate.peer.v1.Peer/Forward";
 const STATUS: &str = "/quorate.peer.v1.Peer/Status";
+/// Entries, and heartbeats, each on a stream of its own.
+const APPENDS: &str = "/quorate.peer.v1.Peer/AppendStream";
 
 /// What is answered to forwarded calls in the place of the node's own answers, encoded.
 type Instead = Arc<Mutex<Option<Bytes>>>;
@@ -47,6 +50,8 @@ struct Relay {
     version: Arc<Mutex<String>>,
     /// The same: the hash of its state.
     hash: Arc<Mutex<Option<u64>>>,
+    /// Entries do not get to the node.
+    held: watch::Sender<bool>,
     /// How many messages had more than this release sends, by the call's path.
     messages: Arc<Mutex<BTreeMap<String, usize>>>,
 }
@@ -58,7 +63,8 @@ impl Newer {
         let node = Endpoint::from_shared(format!("http://{target}")).expect("an address");
         let node = node.tcp_nodelay(true).connect_lazy();
         let (instead, version, hash, messages) = Default::default();
-        let relay = Relay { node, instead, version, hash, messages };
+        let (held, _) = watch::channel(false);
+        let relay = Relay { node, instead, version, hash, held, messages };
         let server = Server::builder().add_service(relay.clone());
         let serving = server.serve_with_incoming(TcpListenerStream::new(listener));
         let serving = tokio::spawn(async move { serving.await.expect("it serves") });
@@ -73,6 +79,12 @@ impl Newer {
     #[allow(dead_code, reason = "for tests of processes")]
     pub(crate) fn set_version(&self, version: &str) {
         version.clone_into(&mut self.relay.version.lock().unwrap());
+    }
+
+    /// From now on no entries get to the node, but all else does; or what was held back, too.
+    #[allow(dead_code, reason = "for tests of processes")]
+    pub(crate) fn hold_entries(&self, hold: bool) {
+        self.relay.held.send_replace(hold);
     }
 
     /// To the others the node's state has this hash; `None`: its own again.
@@ -103,6 +115,10 @@ impl Drop for Newer {
 
 fn with_more(message: &[u8]) -> Bytes {
     [message, MORE].concat().into()
+}
+
+fn has_entries(append: &Bytes) -> bool {
+    !AppendRequest::decode(append.clone()).expect("an append").entries.is_empty()
 }
 
 /// A field that comes twice counts as it came last, and of a message in a field each of its own:
@@ -190,6 +206,15 @@ impl StreamingService<Bytes> for OneCall {
         Box::pin(async move {
             let (metadata, extensions, messages) = request.into_parts();
             let (asks, asked) = (relay.clone(), path.clone());
+            let (held, appends) = (relay.held.subscribe(), path == APPENDS);
+            let messages = messages.then(move |message| {
+                let mut held = held.clone();
+                let waits = appends && message.as_ref().is_ok_and(has_entries);
+                async move {
+                    drop(held.wait_for(|held| !(*held && waits)).await);
+                    message
+                }
+            });
             // What breaks off ends.
             let messages = messages.take_while(|message| future::ready(message.is_ok()));
             let messages = messages

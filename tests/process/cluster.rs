@@ -58,8 +58,8 @@ pub(crate) struct Settings {
     pub(crate) head: BTreeMap<u64, String>,
     /// TLS between nodes and to clients, with certificates for all.
     pub(crate) secured: bool,
-    /// Nodes that are of another version, as the others hear them.
-    pub(crate) versions: BTreeMap<u64, &'static str>,
+    /// Each node is reached by a relay that knows what is said ([`Node::relay`]).
+    pub(crate) relayed: bool,
 }
 
 /// Running nodes, and what they leave on disk.
@@ -79,7 +79,7 @@ pub(crate) struct Node {
     args: Vec<String>,
     log: PathBuf,
     link: Option<Link>,
-    _relay: Option<Newer>,
+    relay: Option<Newer>,
     secured: Option<Secured>,
     ulimit: String,
     /// What it is started with.
@@ -119,11 +119,9 @@ impl Cluster {
             }
         }
         let mut relays = BTreeMap::new();
-        for (id, _, peers) in &places {
-            if let Some(version) = settings.versions.get(id) {
-                let relay = Newer::open(([127, 0, 0, 1], *peers).into()).await;
-                relay.set_version(version);
-                relays.insert(*id, relay);
+        if settings.relayed {
+            for (id, _, peers) in &places {
+                relays.insert(*id, Newer::open(([127, 0, 0, 1], *peers).into()).await);
             }
         }
         let reached = |id: u64, peers: u16| {
@@ -153,7 +151,7 @@ impl Cluster {
         let mut nodes: Vec<Node> = nodes.collect();
         for node in &mut nodes {
             node.link = links.remove(&node.id);
-            node._relay = relays.remove(&node.id);
+            node.relay = relays.remove(&node.id);
         }
         Self { nodes, secured, dir: Some(dir), _room: room }
     }
@@ -329,10 +327,10 @@ impl Node {
         let flags = args.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
         let args = std::iter::once("serve".to_owned()).chain(flags).collect();
         let log = dir.join(format!("node-{id}.log"));
-        let (link, _relay, secured, ulimit) = (None, None, None, String::new());
+        let (link, relay, secured, ulimit) = (None, None, None, String::new());
         let binary = THIS_RELEASE.into();
         let process = None;
-        Self { id, clients, data_dir, args, log, link, _relay, secured, ulimit, binary, process }
+        Self { id, clients, data_dir, args, log, link, relay, secured, ulimit, binary, process }
     }
 
     /// Where other nodes reach it.
@@ -416,6 +414,10 @@ impl Node {
 
     pub(crate) fn reconnect(&self) {
         self.link.as_ref().expect("a cuttable cluster").set_open(true);
+    }
+
+    pub(crate) fn relay(&self) -> &Newer {
+        self.relay.as_ref().expect("a relayed cluster")
     }
 
     /// SIGSTOP.

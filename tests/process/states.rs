@@ -1,14 +1,17 @@
 //! Twelve states of a cluster, and what each face of it says then: the first line of `cluster
-//! status` and its exit code, what `doctor` finds, `/readyz`, gRPC health, and the metric by which
-//! an alert of ops/alerts.yaml fires. One table for all; real processes are brought into each
-//! state.
+//! status` and its exit code, what `doctor` finds, `/readyz`, gRPC health, a metric, and the alerts
+//! of ops/alerts.yaml that fire by what all nodes measure. One table for all; real processes are
+//! brought into each state.
 
+#[path = "states/firing.rs"]
+mod firing;
 #[path = "states/table.rs"]
 mod table;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -18,18 +21,22 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::built::root;
 use crate::cli::ask;
-use crate::cluster::{Cluster, Settings};
+use crate::cluster::{Cluster, Node, Settings};
 use crate::ports::free_port;
 use crate::small_disk::SmallDisk;
-use crate::wait::eventually;
+use crate::wait::{eventually, time_passes};
+use firing::Scrape;
 use table::{Metrics, STATES, State};
 
 /// Each state shows everywhere within this; a clock has to stand still for 5 s first.
 const SOON: Duration = Duration::from_secs(40);
 /// A node that answers does so within this.
 const ANSWER: Duration = Duration::from_secs(2);
+/// Between two scrapes of which each alert is made: what happens meanwhile goes on.
+const SCRAPED_APART: Duration = Duration::from_millis(500);
+/// More than one a second are refused, which an alert wants.
+const REGISTERS_EVERY: Duration = Duration::from_millis(100);
 const MIB: u64 = 1024 * 1024;
 
 /// A cluster whose nodes listen for HTTP, too.
@@ -38,12 +45,16 @@ struct Watched {
     http: Vec<String>,
     /// Of the client commands.
     flags: String,
+    /// A node that measures another version than its own: a place, and the version.
+    version: Option<(usize, &'static str)>,
 }
 
 /// The node that a state is about, and the one whose metric shows it: places, not ids.
 struct Where {
     about: usize,
     scraped: usize,
+    /// Those that Prometheus knows.
+    targets: Vec<usize>,
     /// As `--nodes` has them.
     asked: String,
 }
@@ -54,7 +65,7 @@ impl Watched {
         let head = (1..).zip(&http).map(|(id, at)| (id, format!("http_listen = \"{at}\"")));
         let settings = Settings { head: head.collect(), ..settings };
         let cluster = Cluster::prepare(size, settings).await;
-        Self { cluster, http, flags: String::new() }
+        Self { cluster, http, flags: String::new(), version: None }
     }
 
     async fn start(size: u64, settings: Settings) -> Self {
@@ -79,7 +90,23 @@ impl Watched {
                 None => exchange(TcpStream::connect(address).await.ok()?, path).await,
             }
         };
-        timeout(ANSWER, got).await.ok().flatten()
+        let (code, text) = timeout(ANSWER, got).await.ok().flatten()?;
+        match self.version {
+            Some((place, version)) if place == at => {
+                let own = format!("version=\"{}\"", env!("CARGO_PKG_VERSION"));
+                Some((code, text.replace(&own, &format!("version=\"{version}\""))))
+            }
+            _ => Some((code, text)),
+        }
+    }
+
+    /// What these nodes measure.
+    async fn scrape(&self, targets: &[usize]) -> Scrape {
+        let texts = targets.iter().map(|at| async move {
+            let text = self.get(*at, "/metrics").await.map(|(_, text)| text);
+            (format!("place-{at}"), text)
+        });
+        Scrape::of(join_all(texts).await)
     }
 
     async fn health(&self, at: usize) -> Option<ServingStatus> {
@@ -104,10 +131,12 @@ impl Watched {
                 return Err(format!("health: {health:?}"));
             }
             let (_, text) = self.get(at.scraped, "/metrics").await.ok_or("no metrics")?;
-            match (state.shows)(&Metrics::read(&text)) {
-                true => Ok(()),
-                false => Err(format!("{} does not show it", state.alert.1)),
+            if !(state.shows)(&Metrics::read(&text)) {
+                return Err("its metric does not show it".to_owned());
             }
+            let before = self.scrape(&at.targets).await;
+            time_passes(SCRAPED_APART).await;
+            firing::are(state.alerts, &before, &self.scrape(&at.targets).await).await
         })
         .await;
         eprintln!("shown: {name}");
@@ -121,9 +150,9 @@ impl Watched {
             let found = rest.split_once(words);
             rest = found.ok_or_else(|| format!("status: {first} {}", shown.err))?.1;
         }
-        match shown.code == state.code {
+        match shown.code == state.code && shown.out.contains(state.also) {
             true => Ok(()),
-            false => Err(format!("status exits with {}: {first}", shown.code)),
+            false => Err(format!("status exits with {}: {}", shown.code, shown.out)),
         }
     }
 
@@ -164,17 +193,10 @@ async fn exchange(
     Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
 }
 
-/// Also that the alerts of the table are there and read these metrics.
 #[test]
-fn each_state_has_an_alert_that_reads_its_metric() {
-    let alerts = std::fs::read_to_string(root().join("ops/alerts.yaml")).unwrap();
+fn there_are_twelve_states() {
     let names: BTreeSet<_> = STATES.iter().map(|state| state.name).collect();
     assert_eq!(names.len(), 12);
-    for State { name, alert: (alert, metric), .. } in &STATES {
-        let (_, rest) = alerts.split_once(&format!("- alert: {alert}\n")).expect(alert);
-        let rule = rest.split("- alert: ").next().unwrap();
-        assert!(rule.contains(metric), "{name}: {alert} does not read {metric}");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -187,7 +209,12 @@ async fn nodes_that_come_and_go_show_everywhere() {
     }
     ask(&rest, "cluster remove 4").await.expect(0);
     let asked = watched.nodes(&[3, 0, 1, 2]);
-    watched.shows("removed", Where { about: 3, scraped: 3, asked: asked.clone() }).await;
+    watched
+        .shows(
+            "removed",
+            Where { about: 3, scraped: 3, targets: vec![0, 1, 2, 3], asked: asked.clone() },
+        )
+        .await;
 
     // A new node at its place asks to be taken in, and the others do not reach it.
     watched.cluster.nodes[3].kill();
@@ -198,7 +225,9 @@ async fn nodes_that_come_and_go_show_everywhere() {
     let first = watched.nodes(&[0]);
     std::fs::write(&config, format!("join = [\"{first}\"]\n{text}")).unwrap();
     watched.cluster.nodes[3].start();
-    watched.shows("joining", Where { about: 3, scraped: 3, asked }).await;
+    watched
+        .shows("joining", Where { about: 3, scraped: 3, targets: vec![0, 1, 2, 3], asked })
+        .await;
     watched.cluster.nodes[3].kill();
 
     let leader = watched.cluster.leader_among(&[0, 1, 2]).await;
@@ -206,6 +235,7 @@ async fn nodes_that_come_and_go_show_everywhere() {
     let at = |scraped| Where {
         about: leader,
         scraped,
+        targets: vec![0, 1, 2],
         asked: watched.nodes(&[leader, others[0], others[1]]),
     };
     watched.shows("healthy", at(leader)).await;
@@ -221,46 +251,62 @@ async fn nodes_that_come_and_go_show_everywhere() {
     let others: Vec<usize> = (0..3).filter(|at| *at != leader).collect();
     let asked = watched.nodes(&[others[0], leader, others[1]]);
     watched.cluster.nodes[others[0]].kill();
-    watched.shows("one down", Where { about: leader, scraped: leader, asked: asked.clone() }).await;
+    let at = || {
+        let (targets, asked) = (vec![0, 1, 2], asked.clone());
+        Where { about: leader, scraped: leader, targets, asked }
+    };
+    watched.shows("one down", at()).await;
     watched.cluster.nodes[others[1]].kill();
-    watched.shows("no quorum", Where { about: leader, scraped: leader, asked }).await;
+    watched.shows("no quorum", at()).await;
 }
 
+/// What others hear of node 2, and what it hears of them, is changed on its way: its version, and
+/// then what there is of the log. Entries do not get to it, or to no follower, and heartbeats do.
 #[tokio::test(flavor = "multi_thread")]
-async fn two_versions_show_everywhere() {
-    let versions = [(2, "9.0.0")].into();
-    let watched = Watched::start(3, Settings { versions, ..Settings::default() }).await;
+async fn two_versions_and_entries_that_are_on_their_way_show_everywhere() {
+    let settings = Settings { relayed: true, ..Settings::default() };
+    let mut watched = Watched::start(3, settings).await;
     // Node 2 says of itself what it is.
     let asked = watched.nodes(&[0, 2]);
-    if watched.cluster.leader().await == 1 {
-        ask(&asked, "cluster transfer-leader 1").await.expect(0);
-    }
-    watched.shows("mixed versions", Where { about: 0, scraped: 0, asked }).await;
+    let leader = match watched.cluster.leader().await {
+        1 => {
+            ask(&asked, "cluster transfer-leader 1").await.expect(0);
+            0
+        }
+        leader => leader,
+    };
+    let at = |about, scraped| {
+        let (targets, asked) = (vec![0, 1, 2], asked.clone());
+        Where { about, scraped, targets, asked }
+    };
+    watched.cluster.nodes[1].relay().set_version("9.0.0");
+    watched.version = Some((1, "9.0.0"));
+    watched.shows("mixed versions", at(0, 1)).await;
+    watched.cluster.nodes[1].relay().set_version("");
+    watched.version = None;
+
+    watched.cluster.nodes[1].relay().hold_entries(true);
+    fill_the_log(&watched.cluster.nodes[leader]).await;
+    watched.shows("lagging", at(1, leader)).await;
+    watched.cluster.nodes[1].relay().hold_entries(false);
+
+    eventually("it has caught up", SOON, async || {
+        let (code, answer) = watched.get(1, "/readyz").await.unwrap_or_default();
+        if code == 200 { Ok(()) } else { Err(answer) }
+    })
+    .await;
+    let leader = watched.cluster.leader().await;
+    let others = watched.cluster.others(leader);
+    // Without a lease, time need not go on.
+    watched.cluster.nodes[leader].register("kept", "a", Duration::from_secs(600)).await.unwrap();
+    others.iter().for_each(|at| watched.cluster.nodes[*at].relay().hold_entries(true));
+    watched.shows("clock stalled", at(leader, leader)).await;
+    others.iter().for_each(|at| watched.cluster.nodes[*at].relay().hold_entries(false));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_disk_without_room_shows_everywhere() {
-    let Some(disk) = SmallDisk::mount(96) else { return };
-    let tunables = format!("disk_reserve_bytes = {}", 16 * MIB);
-    let data_dirs = [(1, disk.data_dir())].into();
-    let watched = Watched::start(3, Settings { tunables, data_dirs, ..Settings::default() }).await;
-    let asked = watched.nodes(&[0, 1, 2]);
-    disk.fill(8 * MIB);
-    watched.shows("disk low", Where { about: 0, scraped: 0, asked: asked.clone() }).await;
-
-    // Below a quarter of its reserve it takes no entries.
-    disk.make_room();
-    disk.fill(2 * MIB);
-    let takes_none = async || match watched.get(0, "/metrics").await {
-        Some((_, text))
-            if Metrics::read(&text).of("quorate_disk_free_bytes") < 4.0 * MIB as f64 =>
-        {
-            Ok(())
-        }
-        _ => Err("it has room"),
-    };
-    eventually("it takes no entries", SOON, takes_none).await;
-    let client = watched.cluster.nodes[1].registry();
+/// By more than a node may lag.
+async fn fill_the_log(leader: &Node) {
+    let client = leader.registry();
     for _ in 0..60 {
         let calls = (0..100).map(|_| {
             let mut client = client.clone();
@@ -280,7 +326,18 @@ async fn one_disk_without_room_shows_everywhere() {
             let _not_found = call.await.unwrap();
         }
     }
-    watched.shows("lagging", Where { about: 0, scraped: 0, asked }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_disk_without_room_shows_everywhere() {
+    let Some(disk) = SmallDisk::mount(96) else { return };
+    let tunables = format!("disk_reserve_bytes = {}", 16 * MIB);
+    let data_dirs = [(1, disk.data_dir())].into();
+    let watched = Watched::start(3, Settings { tunables, data_dirs, ..Settings::default() }).await;
+    let asked = watched.nodes(&[0, 1, 2]);
+    disk.fill(8 * MIB);
+    let at = Where { about: 0, scraped: 0, targets: vec![0, 1, 2], asked };
+    watched.shows("disk low", at).await;
     disk.make_room();
 }
 
@@ -302,12 +359,19 @@ async fn no_disk_with_room_shows_everywhere() {
     })
     .await;
     let leader = watched.cluster.leader().await;
-    let at = || Where { about: leader, scraped: leader, asked: asked.clone() };
-    watched.shows("disk full", at()).await;
-
-    disk.make_room();
-    disk.fill(4 * MIB);
-    watched.shows("clock stalled", at()).await;
+    let at = Where { about: leader, scraped: leader, targets: vec![0, 1, 2], asked };
+    // Somebody goes on trying.
+    let trying = async {
+        loop {
+            let node = &watched.cluster.nodes[leader];
+            let _refused = node.register("new", "a", Duration::from_secs(60)).await;
+            time_passes(REGISTERS_EVERY).await;
+        }
+    };
+    tokio::select! {
+        () = watched.shows("disk full", at) => {}
+        _ = trying => {}
+    }
     disk.make_room();
 }
 
@@ -327,7 +391,8 @@ async fn a_certificate_near_its_end_shows_everywhere() {
     watched.cluster.nodes.iter_mut().for_each(|node| node.start());
     watched.cluster.leader().await;
     let asked = watched.nodes(&[0, 1, 2]);
-    watched.shows("certificate near its end", Where { about: 1, scraped: 1, asked }).await;
+    let at = Where { about: 1, scraped: 1, targets: vec![0, 1, 2], asked };
+    watched.shows("certificate near its end", at).await;
 }
 
 /// Without `--exit-code`, too: nobody has answered for the cluster that was asked about.
