@@ -45,7 +45,7 @@ async fn each_node_tells_the_targets_that_it_has_until_they_are_too_old() {
             ("prefix=%20", "prefix"),
             ("namespace=a%20b", "namespace"),
             ("endpoint=a%20b", "endpoint"),
-            ("max_age=1d", "max_age"),
+            ("max_age=1y", "max_age"),
         ] {
             let refused = get(http, &format!("{PLACE}?{query}")).await;
             refused.refuses(400, "INVALID_ARGUMENT", Some(field));

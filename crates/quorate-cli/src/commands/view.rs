@@ -271,7 +271,7 @@ mod tests {
         ] {
             let alone = View::of(of(errors));
             assert_eq!(alone.is_of_strangers(), is_out, "{errors:?}");
-            let both = View::best(vec![of(errors), answer(2, Standing::Member, 2)]);
+            let both = View::best(vec![of(errors), answer(2, Standing::Member, 0)]);
             let answering = both.status.header.unwrap().node_id;
             assert_eq!(answering == 2, is_out, "{errors:?}");
         }
