@@ -77,7 +77,10 @@ async fn answer(to: SocketAddr, line: &str, token: &str, body: &str) -> (u16, St
         loop {
             let read = stream.read_buf(&mut answer).await.unwrap();
             let text = String::from_utf8_lossy(&answer);
-            let has_event = ["event: snapshot", "event: change"].iter().any(|it| text.contains(it));
+            // A stream that goes on where nothing passes its filter begins with who leads.
+            let first = ["event: snapshot", "event: change", "event: leader"];
+            let first = if line.contains("from=") { &first[..] } else { &first[..2] };
+            let has_event = first.iter().any(|it| text.contains(it));
             if read == 0 || has_event && text.ends_with("\n\n") {
                 return text.into_owned();
             }

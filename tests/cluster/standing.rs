@@ -37,7 +37,7 @@ async fn stands(cluster: &Cluster, id: u64, standing: Standing, words: &[&str]) 
 async fn a_node_says_what_its_place_in_the_cluster_is() {
     let mut cluster = Cluster::prepare_founders(3).await;
     cluster.restart(1).await;
-    stands(&cluster, 1, Standing::Waiting, &["with nodes 2, 3: start them"]).await;
+    stands(&cluster, 1, Standing::Waiting, &["with nodes 2, 3: start node 2 at "]).await;
     cluster.restart(2).await;
     cluster.restart(3).await;
     for id in 1..=3 {
