@@ -305,11 +305,11 @@ async fn the_status_before_the_founding_says_what_it_waits_for() {
     })
     .await;
     assert!(shown.contains("node 1 is in no cluster yet: it waits for"), "{shown}");
-    assert!(shown.contains("nodes 2, 3: start them"), "{shown}");
+    assert!(shown.contains("nodes 2, 3: start node 2 at "), "{shown}");
     for nonsense in ["voters", "recover", "cluster 0000000000000000", "HASH@INDEX", "no member"] {
         assert!(!shown.contains(nonsense), "{nonsense}: {shown}");
     }
     let found = ask(&first, "doctor").await;
-    assert!(found.out.contains("nodes 2, 3: start them"), "{}", found.out);
+    assert!(found.out.contains("nodes 2, 3: start node 2 at "), "{}", found.out);
     assert!(!found.out.contains("cluster add"), "{}", found.out);
 }

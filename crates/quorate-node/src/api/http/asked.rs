@@ -113,7 +113,7 @@ impl Asked {
         })
     }
 
-    /// As [`Self::json`], where there may be none.
+    /// As [`Self::json`], where there may be none, or `null`.
     ///
     /// # Errors
     /// It is none that the route takes.
@@ -124,7 +124,7 @@ impl Asked {
     ) -> Result<T, Problem> {
         match body.is_end_stream() {
             true => self.no_body(api, body).await.map(|()| T::default()),
-            false => self.json(api, body).await,
+            false => self.json::<Option<T>>(api, body).await.map(Option::unwrap_or_default),
         }
     }
 
