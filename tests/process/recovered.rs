@@ -245,6 +245,16 @@ fn mount_at(dir: &Path) -> Option<impl Drop> {
 }
 
 /// The furthest is found, and what is no directory to recover from is refused.
+/// What is mounted cannot be moved.
+async fn a_mount_is_refused(dir: &Path) {
+    let before = names_in(dir);
+    if let Some(_mounted) = mount_at(&dir.join("log")) {
+        let refused = recover(&[dir], &["--accept-data-loss"]).await.expect(1);
+        refused.says(&["a file system is mounted at", "/log", "without mounts"]);
+    }
+    assert_eq!(names_in(dir), before, "nothing was changed");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_best_of_several_directories_is_taken() {
     let mut cluster = Cluster::start(3).await;
@@ -301,13 +311,7 @@ async fn the_best_of_several_directories_is_taken() {
         recover(&[both[1], both[1]], flags).await.expect(1).says(&["is named twice"]);
     }
 
-    let before = names_in(both[1]);
-    if let Some(_mounted) = mount_at(&both[1].join("log")) {
-        let refused = recover(&both[1..], &["--accept-data-loss"]).await.expect(1);
-        refused.says(&["a file system is mounted at", "/log", "without mounts"]);
-    }
-    assert_eq!(names_in(both[1]), before, "nothing was changed");
-
+    a_mount_is_refused(both[1]).await;
     let done = recover(&both[1..], &["--accept-data-loss"]).await.expect(0).out;
     assert!(done.contains("--cluster-name NAME"), "its directory does not say it: {done}");
     let mixed = recover(&both, &[]).await.expect(1);

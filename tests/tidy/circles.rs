@@ -22,8 +22,8 @@ const CIRCLES: &[(&str, &[&str], &str)] = &[
     ("quorate-bench", &["measure", "report"], "a run is told while it goes on"),
     (
         "quorate-cli",
-        &["commands/cluster/status", "commands/cluster/verdict"],
-        "the first line of a table, and its rows",
+        &["commands/cluster/status", "commands/cluster/verdict", "commands/view"],
+        "the first line of a table, its rows, and whose table it is",
     ),
     (
         "quorate-cli",
@@ -37,7 +37,7 @@ const CIRCLES: &[(&str, &[&str], &str)] = &[
     ),
     (
         "quorate-client",
-        &["nodes/dial", "nodes/endpoints", "nodes/rebalance"],
+        &["nodes/dial", "nodes/endpoints", "nodes/rebalance", "nodes/tls"],
         "how nodes are dialled and changed, each as a part of the `impl` of their list",
     ),
     (

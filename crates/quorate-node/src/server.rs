@@ -82,8 +82,7 @@ pub struct Bound {
 pub struct Readiness(Arc<Node>);
 
 impl Readiness {
-    /// Why calls should go to another node, as `/readyz` says it; nothing: they need not. Here it
-    /// is also said for whom a start waits.
+    /// Why calls should go to another node, and for whom a start waits; nothing: they need not.
     pub fn problems(&self) -> Vec<String> {
         match self.0.waits_for() {
             Some(reason) => vec![format!("it is not in a cluster yet: {reason}")],
@@ -433,9 +432,7 @@ async fn hand_over(node: &Node) {
     let deadline = Instant::now() + 2 * node.silence_max();
     match node.transfer(next, deadline).await {
         Ok(()) => tracing::info!(to = next.get(), "handed the lead over"),
-        Err(error) => {
-            tracing::info!(%error, "the lead is not handed over; those that run elect one")
-        }
+        Err(error) => tracing::info!(%error, "not handed the lead over; those that run elect"),
     }
 }
 

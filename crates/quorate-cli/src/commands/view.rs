@@ -154,6 +154,10 @@ fn is_member(answer: &StatusResponse) -> bool {
 /// A node that was taken out a moment ago does not know it yet: it takes itself for a member, and
 /// the others, which refuse it, for silent. Where they leave it no majority, their word counts.
 fn disowned(mut answer: StatusResponse) -> StatusResponse {
+    // While it is being founded, its cluster is none to the others yet.
+    if answer.header.as_ref().is_none_or(|header| header.cluster_id == 0) {
+        return answer;
+    }
     let voters = answer.members.iter().filter(|status| votes(status));
     let (up, down): (Vec<_>, Vec<_>) = voters.partition(|status| status.reachable);
     let refuses = down.iter().find(|status| status.error.contains(NO_MEMBER));
@@ -201,7 +205,7 @@ mod tests {
         condition.set_standing(standing);
         let member = MemberStatus { reachable: true, ..Default::default() };
         StatusResponse {
-            header: Some(ResponseHeader { node_id, ..Default::default() }),
+            header: Some(ResponseHeader { node_id, cluster_id: 7, ..Default::default() }),
             members: vec![member; reachable],
             condition: Some(condition),
             ..Default::default()
@@ -275,6 +279,9 @@ mod tests {
             let answering = both.status.header.unwrap().node_id;
             assert_eq!(answering == 2, is_out, "{errors:?}");
         }
+        let mut founding = of(["", REFUSED, REFUSED]);
+        founding.header.as_mut().unwrap().cluster_id = 0;
+        assert!(!View::of(founding).is_of_strangers(), "the others do not know of it yet");
         let reason = &View::of(of(["", REFUSED, REFUSED])).outsiders[0].condition.reason;
         assert!(reason.contains("it was removed from its cluster: node 2 says so"), "{reason}");
     }

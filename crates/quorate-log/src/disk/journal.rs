@@ -29,8 +29,9 @@
 //! still lie where the next use of the file comes to: that is why each use has a number.
 //!
 //! A frame that is sound and lies behind one that is not, in the same use, may say that all before
-//! it was durable (`opening/replay.rs`): then that one was not torn, but is damaged. So that the use
-//! is known also where its first frame is damaged, it begins with an empty one in the other file.
+//! it was durable (`opening/replay.rs`): then that one was not torn, but is damaged. So that the
+//! use is known also where its first frame is damaged, it begins with an empty one in the other
+//! file.
 //! Frames are looked for byte by byte; what clients write could look like one, but for that number.
 
 use std::fs::{File, OpenOptions};

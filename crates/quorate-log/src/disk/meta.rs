@@ -67,7 +67,8 @@ pub(crate) fn encode<T: Serialize>(
 }
 
 /// The format, as a frame of the journal has it beside its values: every write up to `seq` was
-/// durable when that frame was written. To a release that does not know this, it says what it knows.
+/// durable when that frame was written. To a release that does not know this, it says what it
+/// knows.
 pub(crate) fn durable_mark(seq: u64) -> Result<Vec<u8>, postcard::Error> {
     encode(MetaKey::Format, seq, &DIRECTORY_FORMAT)
 }

@@ -142,18 +142,7 @@ fn verify<C: RaftTypeConfig>(disk: Disk, mut journal: Journal) -> Result<Recover
     }
     let found_seq = found.reached.seq;
     drop(journaled);
-    let acknowledged_seq = match remembered {
-        Remembered::Nothing if found_seq.max(durable_seq) > 0 => {
-            return Err(OpenError::NoWitness { path: witness_path, found_seq });
-        }
-        Remembered::Acknowledged(seq) if seq.max(durable_seq) > found_seq => {
-            let path = disk.db_path().to_owned();
-            let acknowledged_seq = seq.max(durable_seq);
-            return Err(OpenError::AcknowledgedLost { path, acknowledged_seq, found_seq });
-        }
-        Remembered::Acknowledged(seq) => seq,
-        Remembered::Nothing | Remembered::Accepted => 0,
-    };
+    let acknowledged_seq = acknowledged(&disk, remembered, durable_seq, found_seq)?;
     // Before anything is written to the log. A slot that was torn is whole again: the next one to
     // be torn could be the other.
     witness.begin(acknowledged_seq).map_err(witness_error("write"))?;
@@ -200,6 +189,28 @@ fn verify<C: RaftTypeConfig>(disk: Disk, mut journal: Journal) -> Result<Recover
         start_index: scan.start_index,
         next_seq: reached.seq + 1,
     })
+}
+
+/// How far the log was acknowledged, by the witness. What that one or a frame of the journal knows
+/// to be durable has to be there.
+fn acknowledged(
+    disk: &Disk,
+    remembered: Remembered,
+    durable_seq: u64,
+    found_seq: u64,
+) -> Result<u64, OpenError> {
+    match remembered {
+        Remembered::Nothing if found_seq.max(durable_seq) > 0 => {
+            Err(OpenError::NoWitness { path: disk.dir().join(WITNESS_FILE), found_seq })
+        }
+        Remembered::Acknowledged(seq) if seq.max(durable_seq) > found_seq => {
+            let path = disk.db_path().to_owned();
+            let acknowledged_seq = seq.max(durable_seq);
+            Err(OpenError::AcknowledgedLost { path, acknowledged_seq, found_seq })
+        }
+        Remembered::Acknowledged(seq) => Ok(seq),
+        Remembered::Nothing | Remembered::Accepted => Ok(0),
+    }
 }
 
 fn read_journal(disk: &Disk, journal: &mut Journal) -> Result<journal::Found, OpenError> {

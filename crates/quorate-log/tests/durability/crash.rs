@@ -316,7 +316,7 @@ fn a_log_that_lost_its_end_is_given_it_back_by_the_journal_or_refused() {
                 Ok(mut log) => assert_eq!(contents(&mut log).await, whole, "{cut} bytes cut"),
                 Err(error) => {
                     let message = error.to_string();
-                    assert!(message.contains("remove its data directory"), "{cut}: {message}");
+                    assert!(message.contains("quorate cluster replace"), "{cut}: {message}");
                     refused += 1;
                 }
             }

@@ -257,7 +257,11 @@ fn errors_say_what_is_wrong_and_what_to_do() {
     let remove = move |tree: &sled::Tree| {
         tree.remove(batch).unwrap().unwrap();
     };
-    check_edit("entries", remove, "entry 64 is missing (the next one found is 77); restore this");
+    check_edit(
+        "entries",
+        remove,
+        "entry 64 is missing (the next one found is 77); replace this node",
+    );
     let spoil = move |tree: &sled::Tree| replace(tree, &batch, |value| value[40] ^= 1);
     check_edit("entries", spoil, "beginning at index 64 is damaged; replace this node");
     check_edit("entries", spoil, "its checksum is");
@@ -423,5 +427,5 @@ fn settings_of_another_kind_are_refused() {
     drop(sled::Config::new().path(dir.path()).segment_size(1 << 16).open().unwrap());
     let error = LogStore::<Toy>::open(dir.path(), FROM_DISK).unwrap_err();
     let said = error.to_string();
-    assert!(said.contains("/conf is damaged") && said.contains("restore this node"), "{said}");
+    assert!(said.contains("/conf is damaged") && said.contains("replace this node"), "{said}");
 }

@@ -18,6 +18,7 @@ mod cors;
 mod described;
 mod discovery;
 mod door;
+mod json;
 mod large;
 mod problem;
 mod query;

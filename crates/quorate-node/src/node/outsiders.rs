@@ -288,9 +288,9 @@ async fn verdict_of(
 /// that is not finished both halves.
 ///
 /// Of a node that was taken out, a majority must have answered: a removal that was reported is
-/// known to one of each majority. Of one that was never heard of, who has it as a member knows more than
-/// this node; that it is none, only those can say who hear a leader, for all others may be as far
-/// behind as this one.
+/// known to one of each majority. Of one that was never heard of, who has it as a member knows more
+/// than this node; that it is none, only those can say who hear a leader, for all others may be as
+/// far behind as this one.
 fn verdict(told: &[Told], halves: &[BTreeSet<NodeId>], taken_out: bool) -> Verdict {
     let latest = told.iter().filter_map(|told| told.word).max_by_key(|word| word.as_of);
     let is_member = latest.is_some_and(|latest| latest.is_member);

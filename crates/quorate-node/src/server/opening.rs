@@ -55,7 +55,8 @@ pub(crate) async fn open(
     let is_further = |covered: &LogId| Some(covered.index()) > ends && log.identity().is_some();
     if let Some(covered) = covered.filter(is_further) {
         // The node stopped between the snapshot of a leader and the purge that goes with it. What
-        // the log has was never committed, if it is of a later term; Raft would take that for newer.
+        // the log has was never committed, if it is of a later term; Raft would take that for
+        // newer.
         log.purge(covered).await.map_err(|source| StartError::Purge { source })?;
         return Ok((log, snapshots));
     }

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use crate::access::Unidentified;
 use crate::api::grpc::code_name;
-use crate::api::http::large::Json;
+use crate::api::http::json::Json;
 use crate::error::CallError;
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");

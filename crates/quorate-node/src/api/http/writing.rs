@@ -17,7 +17,7 @@ use crate::api::grpc::door::Method;
 use crate::api::http::asked::Asked;
 use crate::api::http::body::{Changes, GivenOverride, Nothing, Registration, Renewals, Transfer};
 use crate::api::http::described::{Incarnation, OfCluster};
-use crate::api::http::large::Json;
+use crate::api::http::json::Json;
 use crate::api::http::problem::Problem;
 use crate::api::http::query;
 use crate::api::http::routes::{Answered, Api};

@@ -1,4 +1,5 @@
-//! A new state in a data directory, whenever its putting there is broken off. See `rescue/place.rs`.
+//! A new state in a data directory, whenever its putting there is broken off. See
+//! `rescue/place.rs`.
 
 use std::num::NonZeroU64;
 

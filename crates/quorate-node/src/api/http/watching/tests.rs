@@ -31,7 +31,7 @@ fn a_read_waits_as_long_as_it_says_and_up_to_a_sixteenth_longer() {
     }
     assert_eq!(spread(16 * MINUTE, 0), 16 * MINUTE);
     assert_eq!(spread(16 * MINUTE, u64::MAX), 17 * MINUTE);
-    for bad in ["index=x", "index=7&wait=x", "index=7&wait=1d", "index=7&index=8"] {
+    for bad in ["index=x", "index=7&wait=x", "index=7&wait=1w", "index=7&index=8"] {
         assert!(wanted(&mut Query::parse(bad).unwrap()).is_err(), "{bad}");
     }
 }
