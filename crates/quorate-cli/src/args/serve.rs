@@ -97,7 +97,7 @@ pub(crate) struct ServeArgs {
     /// Its address for HTTP: /api/v1, /console/, /healthz, /readyz and /metrics [default: none]
     #[arg(long, value_name = "IP:PORT", value_parser = parse::listen)]
     pub(crate) http_listen: Option<SocketAddr>,
-    /// Origins whose pages may call /api/v1 from a browser (CORS), such as https://tools.example
+    /// Origins whose pages may call /api/v1 from a browser (CORS): scheme, host and port of each
     /// [default: none]
     #[arg(long, value_name = "ORIGIN,...")]
     pub(crate) http_cors_origins: Option<String>,
