@@ -1,5 +1,5 @@
-//! A node that was taken out, and goes on as if it led or stood for election; and nodes that only
-//! look like one to those that are behind.
+//! A node that was taken out, or never was in, and goes on as if it led or stood for election; and
+//! nodes that only look like one to those that are behind.
 
 use quorate_proto::peer::v1::{Forwarded, TransferRequest};
 use tonic::{Code, Status};

@@ -121,7 +121,7 @@ pub(crate) struct Node {
     encoded: EncodedServices,
     /// Membership changes, one at a time.
     membership: Semaphore,
-    /// What the others said of a node that was taken out.
+    /// What the others said of nodes that are no members here.
     outsiders: outsiders::Outsiders,
     twins: twins::Twins,
     succession: succession::Succession,
