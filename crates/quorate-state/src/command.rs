@@ -118,7 +118,7 @@ pub enum Op {
         /// The cluster's id.
         cluster_id: NonZeroU64,
         /// Lease ids begin behind this, so that those of two clusters do not meet.
-        lease_base: LeaseId,
+        lease_base: u64,
     },
     /// Raises the cluster's level, or leaves it where it is if this is lower, and sets whether it
     /// is held.

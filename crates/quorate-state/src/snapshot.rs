@@ -21,7 +21,7 @@ use crate::registry::nodes::RemovedNodes;
 use crate::registry::replies::{Done, Origin};
 use crate::registry::{Predecessor, Registry};
 use crate::spec::{Instance, Override};
-use crate::types::{Clock, InstanceKey, LeaseId, Revision, ServiceKey};
+use crate::types::{Clock, InstanceKey, Revision, ServiceKey};
 
 /// The only version.
 const VERSION: u32 = 1;
@@ -52,7 +52,7 @@ struct Head {
     version: u32,
     clock: Clock,
     revision: Revision,
-    last_lease: LeaseId,
+    last_lease: u64,
     forgotten: Revision,
     /// 0: none.
     cluster_id: u64,

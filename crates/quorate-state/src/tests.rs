@@ -107,7 +107,7 @@ fn change(change: &Change) -> String {
 
 fn found(cluster_id: u64, lease_base: u64) -> Op {
     let cluster_id = NonZeroU64::new(cluster_id).unwrap();
-    Op::Found { cluster_id, lease_base: LeaseId(lease_base) }
+    Op::Found { cluster_id, lease_base }
 }
 
 /// `web/a` for default/web/a, the whole key in other namespaces.

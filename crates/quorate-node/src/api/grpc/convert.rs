@@ -10,9 +10,9 @@ use std::fmt::Display;
 
 use quorate_proto::v1 as wire;
 use quorate_state::{
-    Change, Deregister, Event, Instance, InstanceId, InstanceKey, InstanceRef, InstanceSpec,
-    Invalid, LeaseId, Load, Namespace, Op, Override, Register, RemoveReason, ServiceKey,
-    ServiceName, Share, SpecParts, Status, Ttl, Update, limits,
+    Change, Deregister, Event, Incarnation, Instance, InstanceId, InstanceKey, InstanceRef,
+    InstanceSpec, Invalid, LeaseId, Load, Namespace, Op, Override, Register, RemoveReason,
+    ServiceKey, ServiceName, Share, SpecParts, Status, Ttl, Update, limits,
 };
 
 pub(super) use self::status::{condition_to_wire, member_status, predecessors_to_wire};
@@ -44,6 +44,11 @@ pub(super) fn instance_key(
     Ok(InstanceKey { service, id: InstanceId::new(format_args!("{field}id"), id)? })
 }
 
+/// The lease that a request names; 0 on the wire: none.
+pub(super) fn lease_id(number: u64) -> Option<LeaseId> {
+    (number != 0).then_some(LeaseId(number))
+}
+
 /// `share`: of the caller.
 pub(super) fn request_id(id: Option<wire::RequestId>, share: Share) -> Option<GivenName> {
     let wire::RequestId { origin, number, done_below, age_ms } = id?;
@@ -67,7 +72,7 @@ pub(super) fn register(request: wire::RegisterRequest) -> Result<Op, Invalid> {
         }
         instances.push((key, instance_spec(field, spec)?));
     }
-    let lease = (request.lease_id != 0).then_some(LeaseId(request.lease_id));
+    let lease = lease_id(request.lease_id);
     let incarnation = incarnations::named("incarnation", request.incarnation)?;
     Ok(Op::Register(Register { lease, ttl, incarnation, instances, within: None }))
 }
@@ -76,8 +81,8 @@ impl Touches for wire::RegisterRequest {
     fn touches(&self) -> Touched<'_> {
         let names = self.instances.iter().map(|spec| (spec.service.as_str(), spec.id.as_str()));
         let what = What::Instances(names.collect());
-        let (lease, incarnation) = (self.lease_id, self.incarnation);
-        Touched::of(&self.namespace, what).under(lease, incarnation)
+        let run = (self.incarnation != 0).then_some(Incarnation(self.incarnation));
+        Touched::of(&self.namespace, what).under(lease_id(self.lease_id), run)
     }
 
     fn write(&self) -> Option<(Op, GivenName)> {
@@ -130,13 +135,14 @@ impl Touches for wire::RenewRequest {
 
 pub(super) fn deregister(request: wire::DeregisterRequest) -> Result<Op, Invalid> {
     let namespace = namespace(&request.namespace)?;
-    if (request.lease_id == 0) == request.instances.is_empty() {
+    let lease = lease_id(request.lease_id);
+    if lease.is_none() == request.instances.is_empty() {
         let given = format!("{} and {} instances", request.lease_id, request.instances.len());
         let must = "exactly one of lease_id and instances must be set";
         return Err(Invalid::text("lease_id", &given, must));
     }
-    if request.lease_id != 0 {
-        return Ok(Op::Deregister(Deregister::Lease(LeaseId(request.lease_id))));
+    if let Some(lease) = lease {
+        return Ok(Op::Deregister(Deregister::Lease(lease)));
     }
     count("instances", request.instances.len(), 1, limits::INSTANCES_PER_CALL)?;
     let refs = request.instances.into_iter().enumerate().map(|(index, instance)| {
@@ -151,7 +157,7 @@ impl Touches for wire::DeregisterRequest {
             [] => What::Nothing,
             instances => What::Instances(instances.iter().map(of_instance).collect()),
         };
-        Touched::of(&self.namespace, what).under(self.lease_id, 0)
+        Touched::of(&self.namespace, what).under(lease_id(self.lease_id), None)
     }
 
     fn write(&self) -> Option<(Op, GivenName)> {

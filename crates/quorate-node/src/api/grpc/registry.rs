@@ -110,12 +110,12 @@ impl RegistryService {
     async fn on_register(&self, call: Call<RegisterRequest>) -> Handled<RegisterResponse> {
         let Call { message: mut request, deadline, caller } = call;
         let id = convert::request_id(request.request_id.take(), rights::share(&self.node, &caller));
-        let (lease_id, cluster_id) = (request.lease_id, request.cluster_id);
+        let (lease, cluster_id) = (convert::lease_id(request.lease_id), request.cluster_id);
         let mut op = convert::register(request)?;
         if let Op::Register(register) = &mut op {
             register.within = rights::within(&self.node, &caller);
         }
-        self.check_lease(lease_id, cluster_id)?;
+        self.check_lease(lease, cluster_id)?;
         let Outcome { reply, revision } = self.node.propose(op, id, deadline).await?;
         let Reply::Registered { lease, ttl, incarnation } = reply else {
             return Err(self.node.unexpected(&ANOTHER_REPLY).into());
@@ -133,7 +133,7 @@ impl RegistryService {
         let Call { message: request, deadline, caller } = call;
         let leases = convert::renewals(&request)?;
         let (asked, first) = (leases.len(), leases[0]);
-        self.check_lease(first.0, request.cluster_id)?;
+        self.check_lease(Some(first), request.cluster_id)?;
         let own = rights::own_leases(&self.node, &caller, leases, deadline).await?;
         let (leases, mut unknown) = own;
         let unknown_lease = || NodeError::Rejected(Rejection::UnknownLease(first)).into();
@@ -161,9 +161,9 @@ impl RegistryService {
     async fn on_deregister(&self, call: Call<DeregisterRequest>) -> Handled<DeregisterResponse> {
         let Call { message: mut request, deadline, caller } = call;
         let id = convert::request_id(request.request_id.take(), rights::share(&self.node, &caller));
-        let (lease_id, cluster_id) = (request.lease_id, request.cluster_id);
+        let (lease, cluster_id) = (convert::lease_id(request.lease_id), request.cluster_id);
         let op = convert::deregister(request)?;
-        self.check_lease(lease_id, cluster_id)?;
+        self.check_lease(lease, cluster_id)?;
         let Outcome { reply, revision } = self.node.propose(op, id, deadline).await?;
         let Reply::Deregistered { removed } = reply else {
             return Err(self.node.unexpected(&ANOTHER_REPLY).into());
@@ -299,11 +299,11 @@ impl RegistryService {
         Ok(Response::new(ListMembersResponse { header, members }))
     }
 
-    /// Refuses a lease of another cluster: here, its id may be a stranger's. 0: no lease is named.
-    fn check_lease(&self, lease_id: u64, cluster_id: u64) -> Result<(), NodeError> {
-        match lease_id != 0 && is_foreign(&self.node, cluster_id) {
-            true => Err(NodeError::Rejected(Rejection::UnknownLease(LeaseId(lease_id)))),
-            false => Ok(()),
+    /// Refuses a lease of another cluster: here, its id may be a stranger's.
+    fn check_lease(&self, lease: Option<LeaseId>, cluster_id: u64) -> Result<(), NodeError> {
+        match lease.filter(|_| is_foreign(&self.node, cluster_id)) {
+            Some(lease) => Err(NodeError::Rejected(Rejection::UnknownLease(lease))),
+            None => Ok(()),
         }
     }
 }
