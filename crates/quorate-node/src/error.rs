@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_log::{ClusterId, NodeId};
+use quorate_log::NodeId;
+use quorate_proto::ClusterId;
 use quorate_state::{Invalid, Rejection};
 use tokio::task::JoinError;
 
@@ -243,7 +244,7 @@ pub(crate) enum MembershipError {
     #[error("the node at {address} has id {found}, not {wanted}")]
     WrongId { address: String, wanted: NodeId, found: u64 },
     #[error(
-        "the node at {address} belongs to another cluster ({:016x}); start it with an empty data directory", ClusterId::number(*found)
+        "the node at {address} belongs to another cluster ({:016x}); start it with an empty data directory", ClusterId::to_wire(*found)
     )]
     OtherCluster { address: String, found: Option<ClusterId> },
     #[error("node {id} was not heard of lately; it cannot lead now")]

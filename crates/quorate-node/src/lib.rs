@@ -55,7 +55,8 @@ pub use config::{
 };
 pub use error::{RunError, StartError};
 pub use net::{Connection, Environment, Listener, Net, SimulatedNet};
-pub use quorate_log::{ClusterId, Io, NodeId, catches_panics};
+pub use quorate_log::{Io, NodeId, catches_panics};
+pub use quorate_proto::ClusterId;
 pub use quorate_state::Levels;
 pub use runtime::seed_this_thread;
 pub use server::{Bound, Readiness, Server};

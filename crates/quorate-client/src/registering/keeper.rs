@@ -18,6 +18,7 @@ mod renewing;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_proto::ClusterId;
 use quorate_proto::v1::{RegisterRequest, RegisterResponse};
 use tokio::sync::oneshot::error::RecvError;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -29,7 +30,6 @@ use super::claims::{Claim, incarnation_at_least, new_incarnation};
 use super::handle::{Command, Gone, Lease, RegistrationState};
 use super::renewals::{Outcome, Renewals, next_renewal};
 use crate::clock::Moment;
-use crate::cluster_id::ClusterId;
 use crate::core::Core;
 use crate::error::{Error, current_incarnation};
 use crate::nodes::call::{Failure, Rounds, attempt};

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use quorate_log::{ClusterId, Identity, LogError, NodeId, OpenError, SnapshotError, StampError};
+use quorate_log::{Identity, LogError, NodeId, OpenError, SnapshotError, StampError};
+use quorate_proto::ClusterId;
 use quorate_state::Levels;
 use tokio::task::JoinError;
 
@@ -218,13 +219,14 @@ pub enum RunError {
     },
     /// Another cluster was made from this node's.
     #[error(
-        "node {id} is of cluster {cluster_id:016x}, and an operator has made cluster {by} from that, in which node {told_by} is now (`quorate recover`): two of them would give different answers. Move the data directory of node {id} away, and let it join cluster {by} with an empty one. If cluster {by} is a mistake, stop its nodes, then start this one again"
+        "node {id} is of cluster {:016x}, and an operator has made cluster {by} from that, in which node {told_by} is now (`quorate recover`): two of them would give different answers. Move the data directory of node {id} away, and let it join cluster {by} with an empty one. If cluster {by} is a mistake, stop its nodes, then start this one again",
+        ClusterId::to_wire(*cluster_id)
     )]
     Succeeded {
         /// The node that is of the old one.
         id: NodeId,
         /// Its cluster's id.
-        cluster_id: u64,
+        cluster_id: Option<ClusterId>,
         /// The member of the old one that is of the new one.
         told_by: NodeId,
         /// The new one.

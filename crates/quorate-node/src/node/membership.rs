@@ -19,6 +19,7 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{AllowNextRevertError, ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Instant as _};
 use quorate_log::NodeId;
+use quorate_proto::ClusterId;
 use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -131,8 +132,8 @@ impl Node {
             return Err(refused(MembershipError::WrongId { address, wanted, found }));
         }
         let ours = self.peers.identity();
-        if ![None, ours.cluster_id].contains(&found.cluster_id)
-            || ![0, ours.founders].contains(&found.founders)
+        if ![None, ours.cluster_id.map(ClusterId::from)].contains(&found.cluster_id)
+            || ![None, ours.founders].contains(&found.founders)
         {
             let found = found.cluster_id;
             return Err(refused(MembershipError::OtherCluster { address, found }));

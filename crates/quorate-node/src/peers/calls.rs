@@ -3,11 +3,13 @@
 //! registry.
 
 use std::future::Future;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use quorate_log::{ClusterId, NodeId};
+use quorate_log::NodeId;
+use quorate_proto::ClusterId;
 use quorate_proto::peer::v1::{
     Ballot, Forwarded, IdentifyRequest, MovedRequest, ReadIndexRequest, RecallRequest, Recalled,
     StatusRequest, SucceedRequest,
@@ -28,7 +30,7 @@ pub(crate) struct Identified {
     pub(crate) node_id: u64,
     /// `None`: of none yet.
     pub(crate) cluster_id: Option<ClusterId>,
-    pub(crate) founders: u64,
+    pub(crate) founders: Option<NonZeroU64>,
     /// Where clients reach it.
     pub(crate) client_address: String,
     /// Its cluster is founded, and it is a member.
@@ -73,7 +75,7 @@ impl Peers {
         Ok(Identified {
             node_id: answer.node_id,
             cluster_id: ClusterId::new(answer.cluster_id),
-            founders: answer.founders,
+            founders: NonZeroU64::new(answer.founders),
             client_address: answer.client_address,
             founded: answer.founded,
             leads: answer.leads,
@@ -192,7 +194,7 @@ impl Peers {
         within: Duration,
     ) -> Result<bool, Status> {
         let mut client = self.client(node, address, Lane::Control)?;
-        let (cluster_id, ago_ms) = (ClusterId::number(Some(of)), ago.as_millis() as u64);
+        let (cluster_id, ago_ms) = (ClusterId::to_wire(Some(of)), ago.as_millis() as u64);
         let message = SucceedRequest { cluster_id, ago_ms };
         let request = self.request(node, message, Some(within));
         Ok(in_time(within, client.succeed(request)).await?.ends)

@@ -3,7 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use quorate_log::{ClusterId, LogError, OpenError, StampError};
+use quorate_log::{LogError, OpenError, StampError};
+use quorate_proto::ClusterId;
 
 use crate::backup::HeadError;
 

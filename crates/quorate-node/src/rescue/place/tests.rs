@@ -32,7 +32,7 @@ async fn opened(dir: &Path) -> ClusterId {
     let _lock = Lock::take(dir).unwrap();
     finish(dir).unwrap();
     let log = LogStore::open(dir.join("log"), LogOptions::default()).unwrap();
-    let of_log = log.identity().unwrap().cluster_id.unwrap();
+    let of_log = log.identity().unwrap().cluster_id.unwrap().into();
     log.close().unwrap();
     let snapshots = SnapshotStore::<TypeConfig>::look(&dir.join("snapshots")).unwrap();
     let mut body = io::BufReader::new(snapshots.unwrap().body());
