@@ -21,6 +21,7 @@ mod registering;
 mod repeating;
 mod snapshots;
 mod updating;
+mod writing;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -235,22 +236,4 @@ fn update(name: &str) -> Update {
 fn set_override(name: &str, status: Status) -> Op {
     let value = Override::new(Some(status), None, "because".to_owned()).unwrap();
     Op::Override { key: key(name), value: Some(value) }
-}
-
-impl From<Register> for Op {
-    fn from(register: Register) -> Self {
-        Self::Register(register)
-    }
-}
-
-impl From<Deregister> for Op {
-    fn from(deregister: Deregister) -> Self {
-        Self::Deregister(deregister)
-    }
-}
-
-impl From<Update> for Op {
-    fn from(update: Update) -> Self {
-        Self::Update(update)
-    }
 }

@@ -12,7 +12,7 @@ use quorate_proto::v1 as wire;
 use quorate_state::{
     Change, Deregister, Event, Incarnation, Instance, InstanceId, InstanceKey, InstanceRef,
     InstanceSpec, Invalid, LeaseId, Load, Namespace, Op, Override, Register, RemoveReason,
-    ServiceKey, ServiceName, Share, SpecParts, Status, Ttl, Update, limits,
+    ServiceKey, ServiceName, SetOverride, Share, SpecParts, Status, Ttl, Update, limits,
 };
 
 pub(super) use self::status::{condition_to_wire, member_status, predecessors_to_wire};
@@ -55,7 +55,7 @@ pub(super) fn request_id(id: Option<wire::RequestId>, share: Share) -> Option<Gi
     Some(GivenName { origin, number, done_below, age_ms, share })
 }
 
-pub(super) fn register(request: wire::RegisterRequest) -> Result<Op, Invalid> {
+pub(super) fn register(request: wire::RegisterRequest) -> Result<Register, Invalid> {
     let namespace = namespace(&request.namespace)?;
     count("instances", request.instances.len(), 1, limits::INSTANCES_PER_CALL)?;
     let ttl = match request.ttl_ms {
@@ -74,7 +74,7 @@ pub(super) fn register(request: wire::RegisterRequest) -> Result<Op, Invalid> {
     }
     let lease = lease_id(request.lease_id);
     let incarnation = incarnations::named("incarnation", request.incarnation)?;
-    Ok(Op::Register(Register { lease, ttl, incarnation, instances, within: None }))
+    Ok(Register { lease, ttl, incarnation, instances, within: None })
 }
 
 impl Touches for wire::RegisterRequest {
@@ -87,7 +87,7 @@ impl Touches for wire::RegisterRequest {
 
     fn write(&self) -> Option<(Op, GivenName)> {
         let id = request_id(self.request_id, Share::default())?;
-        Some((register(Self { request_id: None, ..self.clone() }).ok()?, id))
+        Some((register(Self { request_id: None, ..self.clone() }).ok()?.into(), id))
     }
 }
 
@@ -133,7 +133,7 @@ impl Touches for wire::RenewRequest {
     }
 }
 
-pub(super) fn deregister(request: wire::DeregisterRequest) -> Result<Op, Invalid> {
+pub(super) fn deregister(request: wire::DeregisterRequest) -> Result<Deregister, Invalid> {
     let namespace = namespace(&request.namespace)?;
     let lease = lease_id(request.lease_id);
     if lease.is_none() == request.instances.is_empty() {
@@ -142,13 +142,13 @@ pub(super) fn deregister(request: wire::DeregisterRequest) -> Result<Op, Invalid
         return Err(Invalid::text("lease_id", &given, must));
     }
     if let Some(lease) = lease {
-        return Ok(Op::Deregister(Deregister::Lease(lease)));
+        return Ok(Deregister::Lease(lease));
     }
     count("instances", request.instances.len(), 1, limits::INSTANCES_PER_CALL)?;
     let refs = request.instances.into_iter().enumerate().map(|(index, instance)| {
         instance_ref(format_args!("instances[{index}]."), &namespace, &instance)
     });
-    Ok(Op::Deregister(Deregister::Instances(refs.collect::<Result<_, _>>()?)))
+    Ok(Deregister::Instances(refs.collect::<Result<_, _>>()?))
 }
 
 impl Touches for wire::DeregisterRequest {
@@ -162,7 +162,7 @@ impl Touches for wire::DeregisterRequest {
 
     fn write(&self) -> Option<(Op, GivenName)> {
         let id = request_id(self.request_id, Share::default())?;
-        Some((deregister(Self { request_id: None, ..self.clone() }).ok()?, id))
+        Some((deregister(Self { request_id: None, ..self.clone() }).ok()?.into(), id))
     }
 }
 
@@ -181,7 +181,7 @@ fn of_instance(instance: &wire::InstanceRef) -> (&str, &str) {
     (&instance.service, &instance.id)
 }
 
-pub(super) fn update(request: wire::UpdateRequest) -> Result<Op, Invalid> {
+pub(super) fn update(request: wire::UpdateRequest) -> Result<Update, Invalid> {
     let namespace = namespace(&request.namespace)?;
     let instance = request.instance.unwrap_or_default();
     let update = Update {
@@ -191,7 +191,7 @@ pub(super) fn update(request: wire::UpdateRequest) -> Result<Op, Invalid> {
         metadata: request.metadata.map(|metadata| metadata.entries),
         load: request.load.map(|load| Load::new("load", load)).transpose()?,
     };
-    Ok(Op::Update(update.check()?))
+    update.check()
 }
 
 impl Touches for wire::UpdateRequest {
@@ -201,7 +201,7 @@ impl Touches for wire::UpdateRequest {
     }
 }
 
-pub(super) fn set_override(request: wire::SetOverrideRequest) -> Result<Op, Invalid> {
+pub(super) fn set_override(request: wire::SetOverrideRequest) -> Result<SetOverride, Invalid> {
     let namespace = namespace(&request.namespace)?;
     let key = instance_key("", &namespace, &request.service, &request.id)?;
     let value = match request.r#override {
@@ -211,7 +211,7 @@ pub(super) fn set_override(request: wire::SetOverrideRequest) -> Result<Op, Inva
             Some(Override::new(status, value.weight, value.reason)?)
         }
     };
-    Ok(Op::Override { key, value })
+    Ok(SetOverride { key, value })
 }
 
 impl Touches for wire::SetOverrideRequest {

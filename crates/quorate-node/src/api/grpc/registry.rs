@@ -12,7 +12,7 @@ use quorate_proto::v1::{
     ListServicesResponse, RegisterRequest, RegisterResponse, RenewRequest, RenewResponse,
     ResponseHeader, ServiceSummary, UpdateRequest, UpdateResponse, WatchRequest, WatchSubscribe,
 };
-use quorate_state::{LeaseId, Op, Rejection, Reply, ServiceName, Status as State};
+use quorate_state::{LeaseId, Register, Rejection, ServiceName, Status as State};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::api::grpc::convert;
@@ -24,12 +24,9 @@ use crate::api::grpc::{age_ms, header, is_foreign, min_revision, rights};
 use crate::error::{CallError, NodeError};
 use crate::net::watched::OfWatch;
 use crate::node::Node;
-use crate::types::Outcome;
 
 /// Names in one answer of ListServices.
 const LIST_MAX: usize = 10_000;
-
-const ANOTHER_REPLY: &str = "the state machine has answered another command";
 
 /// Handles calls to the Registry service.
 #[derive(Clone)]
@@ -111,20 +108,15 @@ impl RegistryService {
         let Call { message: mut request, deadline, caller } = call;
         let id = convert::request_id(request.request_id.take(), rights::share(&self.node, &caller));
         let (lease, cluster_id) = (convert::lease_id(request.lease_id), request.cluster_id);
-        let mut op = convert::register(request)?;
-        if let Op::Register(register) = &mut op {
-            register.within = rights::within(&self.node, &caller);
-        }
+        let within = rights::within(&self.node, &caller);
+        let register = Register { within, ..convert::register(request)? };
         self.check_lease(lease, cluster_id)?;
-        let Outcome { reply, revision } = self.node.propose(op, id, deadline).await?;
-        let Reply::Registered { lease, ttl, incarnation } = reply else {
-            return Err(self.node.unexpected(&ANOTHER_REPLY).into());
-        };
+        let (granted, revision) = self.node.propose(register, id, deadline).await?;
         let answer = RegisterResponse {
             header: header(&self.node, revision.0, 0),
-            lease_id: lease.0,
-            ttl_ms: ttl.as_ms(),
-            incarnation: incarnation.0,
+            lease_id: granted.lease.0,
+            ttl_ms: granted.ttl.as_ms(),
+            incarnation: granted.incarnation.0,
         };
         Ok(standing(revision.0, answer))
     }
@@ -162,12 +154,9 @@ impl RegistryService {
         let Call { message: mut request, deadline, caller } = call;
         let id = convert::request_id(request.request_id.take(), rights::share(&self.node, &caller));
         let (lease, cluster_id) = (convert::lease_id(request.lease_id), request.cluster_id);
-        let op = convert::deregister(request)?;
+        let deregister = convert::deregister(request)?;
         self.check_lease(lease, cluster_id)?;
-        let Outcome { reply, revision } = self.node.propose(op, id, deadline).await?;
-        let Reply::Deregistered { removed } = reply else {
-            return Err(self.node.unexpected(&ANOTHER_REPLY).into());
-        };
+        let (removed, revision) = self.node.propose(deregister, id, deadline).await?;
         let header = header(&self.node, revision.0, 0);
         Ok(standing(revision.0, DeregisterResponse { header, removed }))
     }
@@ -175,9 +164,10 @@ impl RegistryService {
     async fn on_update(&self, call: Call<UpdateRequest>) -> Handled<UpdateResponse> {
         let Call { message: mut request, deadline, caller } = call;
         let id = convert::request_id(request.request_id.take(), rights::share(&self.node, &caller));
-        let op = convert::update(request)?;
-        let revision = self.node.propose(op, id, deadline).await?.revision.0;
-        Ok(standing(revision, UpdateResponse { header: header(&self.node, revision, 0) }))
+        let update = convert::update(request)?;
+        let ((), revision) = self.node.propose(update, id, deadline).await?;
+        let header = header(&self.node, revision.0, 0);
+        Ok(standing(revision.0, UpdateResponse { header }))
     }
 
     async fn on_fetch(&self, call: Call<FetchRequest>) -> Handled<EncodedFetchResponse> {
