@@ -69,4 +69,6 @@ const _: () = {
     assert!(wire::NAME_BYTES == state::NAME_BYTES);
     assert!(wire::LEASES_PER_CALL == state::LEASES_PER_CALL);
     assert!(wire::SERVICES_PER_CALL == state::INSTANCES_PER_CALL);
+    assert!(wire::WEIGHT == state::WEIGHT);
+    assert!(wire::TTL_MIN_MS == state::TTL_MIN_MS && wire::TTL_MAX_MS == state::TTL_MAX_MS);
 };
