@@ -83,6 +83,7 @@ impl Identity {
 
 /// Why a data directory could not be claimed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StampError {
     /// The directory was claimed before, by another node or for another cluster.
     #[error("data directory {} belongs to {owner}, not to {claimant}", .path.display())]

@@ -34,6 +34,7 @@ use crate::wall;
 
 /// A cluster that was founded in a data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Founded {
     /// Its id.
     pub cluster_id: ClusterId,

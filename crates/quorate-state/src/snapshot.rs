@@ -79,6 +79,7 @@ record!(ServiceHead { key, revision } { empty_since });
 
 /// Why a snapshot cannot be read.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SnapshotError {
     /// Reading the bytes failed.
     #[error("reading record {record} of the snapshot failed")]

@@ -15,6 +15,7 @@ type Source = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartError {
     /// A setting is wrong.
     #[error("bad configuration")]
@@ -172,6 +173,7 @@ impl StartError {
 
 /// Why a node stopped by itself, or did not stop as it should.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RunError {
     /// The listener for clients failed.
     #[error("serving clients failed")]

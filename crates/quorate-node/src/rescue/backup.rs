@@ -23,6 +23,7 @@ pub struct Backup {
 
 /// One instance in a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BackedUp {
     /// Its namespace.
     pub namespace: String,

@@ -12,6 +12,7 @@ type Source = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a backup or a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RescueError {
     /// The file system refused.
     #[error("cannot {operation} {}", path.display())]
