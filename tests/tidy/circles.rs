@@ -10,17 +10,6 @@ use crate::sources::{Source, rust};
 /// A crate, the files that name each other, and why.
 const CIRCLES: &[(&str, &[&str], &str)] = &[
     (
-        "quorate-bench",
-        &["ceiling", "rows", "table", "targets"],
-        "the machine's limits are a table like any other, and rows are judged by them",
-    ),
-    (
-        "quorate-bench",
-        &["certs", "cluster", "wire"],
-        "a cluster is started with certificates, and they are made and shown by its programs",
-    ),
-    ("quorate-bench", &["measure", "report"], "a run is told while it goes on"),
-    (
         "quorate-cli",
         &["commands/cluster/status", "commands/cluster/verdict", "commands/view"],
         "the first line of a table, its rows, and whose table it is",
