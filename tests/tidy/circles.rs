@@ -95,7 +95,7 @@ const CIRCLES: &[(&str, &[&str], &str)] = &[
 ];
 
 /// A file by its modules: `net/tls/files.rs` is `["net", "tls", "files"]`.
-type Module = Vec<String>;
+pub(crate) type Module = Vec<String>;
 
 /// What each file of a crate names.
 type Names = BTreeMap<Module, BTreeSet<Module>>;
@@ -110,7 +110,7 @@ fn module(source: &Source) -> Option<(&str, Module)> {
 }
 
 /// The paths that begin with this one, as a `use` has them: `a::{b, c::d}` names two.
-fn paths(begin: &[String], text: &str, found: &mut Vec<Module>) {
+pub(crate) fn paths(begin: &[String], text: &str, found: &mut Vec<Module>) {
     let text = text.trim_start();
     if let Some(inside) = text.strip_prefix('{') {
         let (mut depth, mut from) = (0, 0);
