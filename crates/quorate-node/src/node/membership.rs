@@ -25,6 +25,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::error::{MembershipError, NodeError};
 use crate::node::{MemberInfo, Node, said};
+use crate::peers::listens_there;
 use crate::types::{Member, TypeConfig};
 
 pub(crate) use lead::LeadCall;
@@ -122,9 +123,9 @@ impl Node {
     async fn identify(&self, wanted: NodeId, address: &str) -> Result<Member, NodeError> {
         let found = self.peers.identify(wanted, address, None, IDENTIFY_TIMEOUT).await;
         let found = found.map_err(|status| {
-            let (id, address) = (wanted, address.to_owned());
+            let (id, address, runs) = (wanted, address.to_owned(), listens_there(&status));
             let reason = said(status.code(), status.message());
-            refused(MembershipError::NoAnswer { id, address, reason })
+            refused(MembershipError::NoAnswer { id, address, reason, runs })
         })?;
         let address = address.to_owned();
         if found.node_id != wanted.get() {

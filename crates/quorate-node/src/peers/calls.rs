@@ -2,8 +2,10 @@
 //! those of Raft in `raft/network`, calls of the leader in `node/calls`. Knows no node and no
 //! registry.
 
+use std::error::Error as _;
 use std::future::Future;
 use std::num::NonZeroU64;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -260,17 +262,60 @@ async fn in_time<T>(
     Ok(answer.map_err(in_words)?.into_inner())
 }
 
+/// Beside words for what the transport says: something listens there, and takes no such call.
+#[derive(Debug, thiserror::Error)]
+#[error("something else listens there")]
+struct Listens;
+
+/// Whether something answered or listens where a call failed: there is nothing to start there.
+pub(crate) fn listens_there(refusal: &Status) -> bool {
+    match refusal.source() {
+        Some(source) => source.is::<Listens>(),
+        None => !matches!(refusal.code(), Code::DeadlineExceeded | Code::Unavailable),
+    }
+}
+
 /// What the transport answers of itself may have no words, or those of a library.
 fn in_words(status: Status) -> Status {
-    if let Some(words) = words::of(&status) {
-        return Status::new(status.code(), words);
-    }
-    match (status.code(), status.message()) {
-        (code @ Code::Unimplemented, "") => Status::new(
-            code,
-            "what listens there is not for other nodes (--peer-listen), perhaps for clients",
+    let listens = |words: String| {
+        let mut told = Status::new(status.code(), words);
+        told.set_source(Arc::new(Listens));
+        told
+    };
+    match (words::of(&status), status.code(), status.message()) {
+        (Some(words), ..) => listens(words),
+        (None, Code::Unimplemented, "") => listens(
+            "what listens there is not for other nodes (--peer-listen), perhaps for clients"
+                .to_owned(),
         ),
-        (code, "") => Status::new(code, code.description()),
+        (None, code, "") => Status::new(code, code.description()),
         _ => status,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use rustls::InvalidMessage;
+
+    use super::*;
+
+    #[test]
+    fn where_something_listens_there_is_nothing_to_start() {
+        let silent = io::Error::from(io::ErrorKind::ConnectionRefused);
+        let plain = InvalidMessage::InvalidContentType;
+        let plain = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::from(plain));
+        for (status, listens) in [
+            (Status::from_error(Box::new(silent)), false),
+            (Status::deadline_exceeded("no answer within 500 ms"), false),
+            (Status::from_error(Box::new(plain)), true),
+            (Status::unimplemented(""), true),
+            (Status::permission_denied("it wants a certificate"), true),
+        ] {
+            let told = in_words(status);
+            assert_eq!(listens_there(&told), listens, "{told}");
+            assert!(!told.message().is_empty());
+        }
     }
 }
