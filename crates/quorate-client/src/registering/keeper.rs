@@ -261,12 +261,18 @@ impl Keeper {
                 None => std::future::pending().await,
             }
         };
+        let timed = async {
+            tokio::select! {
+                biased;
+                () = resumed => Event::Resumed,
+                () = is_due => Event::Due,
+            }
+        };
         tokio::select! {
             biased; // there, the lease is unknown, which says less
             is = other_cluster => Event::OtherCluster { is },
             outcome = renewed => Event::Renewed(outcome),
-            () = resumed => Event::Resumed,
-            () = is_due => Event::Due,
+            event = timed => event,
         }
     }
 
