@@ -1,7 +1,7 @@
 //! The wire contract of Quorate, generated from the files in `proto/`: `v1` for clients and
 //! operators, `peer::v1` for the nodes among themselves. The `.proto` files document every field
 //! and error. By hand are only `requests`, the rule by which writes are numbered, and what both
-//! sides have to agree on: `limits` and `trailers`.
+//! sides have to agree on: `limits`, `trailers` and [`ClusterId`].
 
 #![warn(missing_docs)]
 
@@ -19,7 +19,10 @@ pub mod limits;
 pub mod requests;
 pub mod trailers;
 
+mod cluster_id;
 mod server_codec;
+
+pub use cluster_id::ClusterId;
 
 /// The services for servers, which keep services encoded: see `build.rs`.
 pub mod encoded {

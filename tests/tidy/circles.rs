@@ -10,17 +10,6 @@ use crate::sources::{Source, rust};
 /// A crate, the files that name each other, and why.
 const CIRCLES: &[(&str, &[&str], &str)] = &[
     (
-        "quorate-bench",
-        &["ceiling", "rows", "table", "targets"],
-        "the machine's limits are a table like any other, and rows are judged by them",
-    ),
-    (
-        "quorate-bench",
-        &["certs", "cluster", "wire"],
-        "a cluster is started with certificates, and they are made and shown by its programs",
-    ),
-    ("quorate-bench", &["measure", "report"], "a run is told while it goes on"),
-    (
         "quorate-cli",
         &["commands/cluster/status", "commands/cluster/verdict", "commands/view"],
         "the first line of a table, its rows, and whose table it is",
@@ -106,7 +95,7 @@ const CIRCLES: &[(&str, &[&str], &str)] = &[
 ];
 
 /// A file by its modules: `net/tls/files.rs` is `["net", "tls", "files"]`.
-type Module = Vec<String>;
+pub(crate) type Module = Vec<String>;
 
 /// What each file of a crate names.
 type Names = BTreeMap<Module, BTreeSet<Module>>;
@@ -121,7 +110,7 @@ fn module(source: &Source) -> Option<(&str, Module)> {
 }
 
 /// The paths that begin with this one, as a `use` has them: `a::{b, c::d}` names two.
-fn paths(begin: &[String], text: &str, found: &mut Vec<Module>) {
+pub(crate) fn paths(begin: &[String], text: &str, found: &mut Vec<Module>) {
     let text = text.trim_start();
     if let Some(inside) = text.strip_prefix('{') {
         let (mut depth, mut from) = (0, 0);

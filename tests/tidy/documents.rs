@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::no_faults;
-use crate::sources::{Source, file, root};
+use crate::sources::{Source, file, root, rust};
 
 const DOCUMENTS: [&str; 5] =
     ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"];
@@ -169,6 +169,58 @@ fn headings_and_links_are_found() {
     ] {
         assert!(dead(from, link).is_some(), "{link} in {from}");
     }
+}
+
+/// The invariants of a text of the form of ARCHITECTURE.md: their lines, and the tests that each
+/// names: what stands in code spans from a line on that begins with "Held by".
+fn invariants(text: &str) -> Vec<(usize, Vec<&str>)> {
+    let mut found: Vec<(usize, Vec<&str>)> = Vec::new();
+    let mut names_tests = false;
+    let section = (1..).zip(text.lines()).skip_while(|(_, line)| *line != "## Invariants").skip(1);
+    for (number, line) in section.take_while(|(_, line)| !line.starts_with("## ")) {
+        if line.split_once(". ").is_some_and(|(number, _)| number.parse::<u32>().is_ok()) {
+            found.push((number, Vec::new()));
+            names_tests = false;
+        }
+        names_tests =
+            line.starts_with(' ') && (names_tests || line.trim_start().starts_with("Held by `"));
+        let spans = line.split('`').skip(1).step_by(2).filter(|_| names_tests);
+        found.last_mut().into_iter().for_each(|(_, tests)| tests.extend(spans.clone()));
+    }
+    found
+}
+
+/// Whether a source has a test of this name.
+fn has_test(text: &str, name: &str) -> bool {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let function = format!("fn {name}(");
+    let Some(at) = lines.iter().position(|line| line.contains(&function)) else { return false };
+    let above = lines[..at].iter().rev();
+    let mut above = above.take_while(|line| line.starts_with("#[") || line.starts_with("///"));
+    above.any(|line| line.contains("test]") || line.contains("test("))
+}
+
+#[test]
+fn every_invariant_names_its_tests() {
+    let text =
+        "## Invariants\n1. A (`b`).\n   Held by `c`,\n   `d`.\n2. E.\n\nOf `f`:\n## G\n3. H\n";
+    assert_eq!(invariants(text), [(2, vec!["c", "d"]), (5, vec![])]);
+    let text = "fn a() {}\n#[tokio::test]\n/// B.\nasync fn b() {}\n";
+    assert_eq!(["a", "b", "c"].map(|name| has_test(text, name)), [false, true, false]);
+    let sources = rust();
+    let is_test = |name: &str| sources.iter().any(|source| has_test(&source.text, name));
+    let document = file("ARCHITECTURE.md");
+    let all = invariants(&document.text);
+    assert!(all.len() > 10, "{} are found", all.len());
+    let mut faults = Vec::new();
+    for (line, tests) in all {
+        if tests.is_empty() {
+            faults.push(document.fault(line, "no test holds it; name one, `Held by ...`"));
+        }
+        let missing = tests.iter().filter(|name| !is_test(name));
+        faults.extend(missing.map(|name| document.fault(line, &format!("no test is {name}"))));
+    }
+    no_faults(&faults);
 }
 
 /// A reader is to get through it in one sitting; what tunes a thing stands in its file.

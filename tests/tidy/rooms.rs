@@ -1,6 +1,7 @@
 //! Which room inside a crate may name which. A room is a file of `src/` with its folder. It names
 //! rooms that stand below it in its crate's table, and so none that names it.
 
+use crate::circles::{Module, paths};
 use crate::no_faults;
 use crate::sources::{Source, file, rust};
 
@@ -9,7 +10,7 @@ use crate::sources::{Source, file, rust};
 type Room = (&'static str, &'static [&'static str]);
 
 /// Of each crate with rooms, from the top down. `lib.rs` and `main.rs` may name all.
-const ROOMS: [(&str, &[Room]); 6] = [
+const ROOMS: [(&str, &[Room]); 7] = [
     (
         "quorate-node",
         &[
@@ -145,27 +146,19 @@ const ROOMS: [(&str, &[Room]); 6] = [
                     "types",
                     "counters",
                     "error",
-                    "cluster_id",
                 ],
             ),
             ("admin", &["core", "nodes", "types", "error"]),
             ("calling", &["following", "nodes", "types", "error"]),
-            (
-                "registering",
-                &["core", "nodes", "types", "counters", "error", "clock", "cluster_id"],
-            ),
-            (
-                "following",
-                &["reading", "core", "nodes", "types", "counters", "error", "clock", "cluster_id"],
-            ),
-            ("reading", &["nodes", "types", "error", "cluster_id"]),
+            ("registering", &["core", "nodes", "types", "counters", "error", "clock"]),
+            ("following", &["reading", "core", "nodes", "types", "counters", "error", "clock"]),
+            ("reading", &["nodes", "types", "error"]),
             ("core", &["nodes"]),
-            ("nodes", &["counters", "error", "clock", "cluster_id"]),
-            ("types", &["error", "cluster_id"]),
-            ("counters", &["cluster_id"]),
-            ("error", &["cluster_id"]),
+            ("nodes", &["counters", "error", "clock"]),
+            ("types", &["error"]),
+            ("counters", &[]),
+            ("error", &[]),
             ("clock", &[]),
-            ("cluster_id", &[]),
         ],
     ),
     (
@@ -225,6 +218,42 @@ const ROOMS: [(&str, &[Room]); 6] = [
             ("variables", &[]),
         ],
     ),
+    (
+        "quorate-bench",
+        &[
+            (
+                "measure",
+                &[
+                    "report", "outcome", "table", "machine", "rows", "ceiling", "args", "workload",
+                    "sample", "cluster", "disk", "programs", "wire", "certs", "output",
+                ],
+            ),
+            ("report", &["outcome", "table", "rows", "number", "sample"]),
+            ("outcome", &["machine", "rows", "ceiling"]),
+            ("table", &["rows", "number", "sample"]),
+            ("machine", &[]),
+            ("rows", &["targets", "ceiling", "sample", "wire"]),
+            ("targets", &["ceiling"]),
+            (
+                "ceiling",
+                &["args", "number", "load", "disk", "ports", "process", "wire", "certs", "output"],
+            ),
+            ("args", &["workload"]),
+            ("number", &[]),
+            ("workload", &["sample", "load", "cluster", "process", "wire", "certs", "item"]),
+            ("sample", &["load"]),
+            ("load", &["cluster", "process"]),
+            ("cluster", &["disk", "ports", "process", "programs", "wire", "certs", "output"]),
+            ("disk", &[]),
+            ("ports", &[]),
+            ("process", &[]),
+            ("programs", &["output"]),
+            ("wire", &["certs", "item"]),
+            ("certs", &[]),
+            ("item", &[]),
+            ("output", &[]),
+        ],
+    ),
 ];
 
 /// The crates of the table.
@@ -248,19 +277,18 @@ fn place(source: &Source) -> Option<(&str, &str)> {
     if ["lib", "main"].contains(&room) {
         return None;
     }
-    let root = file(&format!(
-        "crates/{name}/src/{}.rs",
-        if name == "quorate-cli" { "main" } else { "lib" }
-    ));
+    let is_program = ["quorate-cli", "quorate-bench"].contains(&name);
+    let root = if is_program { "main" } else { "lib" };
+    let root = file(&format!("crates/{name}/src/{root}.rs"));
     let for_tests = root.text.contains(&format!("#[cfg(test)]\nmod {room};"));
     (!for_tests).then_some((name, room))
 }
 
-/// The rooms that a line names: what stands behind each `crate::`.
-fn named(line: &str) -> impl Iterator<Item = &str> {
-    let word =
-        |text: &'_ str| text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
-    line.split("crate::").skip(1).map(move |rest| &rest[..word(rest)])
+/// The rooms that a line names: what stands behind each `crate::`, also in braces.
+fn named(line: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    line.split("crate::").skip(1).for_each(|rest| paths(&[], rest, &mut found));
+    found.into_iter().filter_map(|path: Module| path.into_iter().next()).collect()
 }
 
 #[test]
@@ -276,9 +304,9 @@ fn rooms_name_only_what_is_below_them() {
             continue;
         };
         for (line, text) in source.shipped_code() {
-            let is_room = |other: &&str| rooms.iter().any(|(of, _)| of == other);
-            for other in named(text).filter(is_room) {
-                if other != room && !below.contains(&other) {
+            let is_room = |other: &String| rooms.iter().any(|(of, _)| of == other);
+            for other in named(text).into_iter().filter(is_room) {
+                if other != room && !below.contains(&other.as_str()) {
                     let what =
                         format!("{room} names {other}; move it to a room that both may name");
                     faults.push(source.fault(line, &what));
@@ -287,6 +315,12 @@ fn rooms_name_only_what_is_below_them() {
         }
     }
     no_faults(&faults);
+}
+
+#[test]
+fn names_of_rooms_are_found() {
+    let line = "use crate::a::{B, c::D}; use crate::{e, f::G}; pub(in crate::h) fn i() {}";
+    assert_eq!(named(line), ["a", "a", "e", "f", "h"]);
 }
 
 #[test]

@@ -23,10 +23,11 @@ use crate::echo::Ping;
 use crate::echo::echo_client::EchoClient;
 use crate::echo::echo_server::{Echo, EchoServer};
 use crate::load::{CpuMark, Latencies, Measured, Until, closed_loop_of, latencies, record};
+use crate::number::number;
+use crate::output;
 use crate::ports::free_port;
 use crate::process::Process;
 use crate::wire::Http2;
-use crate::{output, table};
 
 /// As many as the workloads have to three nodes.
 const CONNECTIONS: usize = 6;
@@ -82,7 +83,7 @@ pub(crate) fn lines(limits: &[Limit]) -> Vec<String> {
             limit.client_cpu_us,
             limit.server_cpu_us,
         ];
-        lines.push(line(&format!("{} [{}]", limit.what, limit.unit), figures.map(table::number)));
+        lines.push(line(&format!("{} [{}]", limit.what, limit.unit), figures.map(number)));
     }
     lines
 }

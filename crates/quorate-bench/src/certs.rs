@@ -11,8 +11,6 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::cluster::NODES;
-
 /// A directory with a CA's certificate, those of nodes 1 to 3, and the driver's.
 #[derive(Debug, Clone)]
 pub(crate) struct Certs {
@@ -32,7 +30,7 @@ pub(crate) struct Address {
 
 impl Certs {
     /// Makes them below `base`.
-    pub(crate) fn make(quorate: &Path, base: &Path) -> Result<Self> {
+    pub(crate) fn make(quorate: &Path, base: &Path, nodes: usize) -> Result<Self> {
         let dir = base.join("certs");
         let make = |what: &str| -> Result<()> {
             let mut command = Command::new(quorate);
@@ -43,7 +41,7 @@ impl Certs {
             Ok(())
         };
         make("init")?;
-        for node in 1..=NODES {
+        for node in 1..=nodes {
             make(&format!("node {node}"))?;
         }
         make("client driver")?;

@@ -120,9 +120,9 @@ impl Cluster {
         for (place, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.runs()) {
             seen.push((place, node.view(self.peer).await?));
         }
-        let leader = seen.first().map_or(0, |(_, view)| view.leader_id);
-        let agreed = leader != 0 && seen.iter().all(|(_, view)| view.leader_id == leader);
-        let place = seen.iter().find(|(_, view)| agreed && view.own_id == leader);
+        let leader = seen.first().and_then(|(_, view)| view.leader_id);
+        let leader = leader.filter(|id| seen.iter().all(|(_, view)| view.leader_id == Some(*id)));
+        let place = leader.and_then(|id| seen.iter().find(|(_, view)| view.own_id == id.get()));
         place.map(|(place, _)| *place).with_context(|| format!("no agreed leader: {seen:?}"))
     }
 

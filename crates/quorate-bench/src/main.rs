@@ -2,14 +2,14 @@
 //!
 //! | file | duty |
 //! |---|---|
-//! | `measure` | repetitions, the peers in turn, the result |
+//! | `measure`, `outcome` | repetitions, the peers in turn; the result |
 //! | `workload`, `workload/*` | W1 to W8, HTTP: what is done and checked |
 //! | `ceiling` | what gRPC and the disk can do at most |
 //! | `wire`, `wire/*` | the calls, on either peer |
 //! | `cluster`, `certs`, `process`, `disk`, `ports`, `programs`, `machine` | three server processes; what /proc and the disk say |
 //! | `load`, `item` | calls at once or at a rate; what is registered |
 //! | `sample`, `rows`, `targets` | figures, medians and ratios, what is wanted |
-//! | `table`, `report`, `report/*`, `output` | for terminals, for browsers |
+//! | `table`, `report`, `report/*`, `number`, `output` | for terminals, for browsers |
 
 mod args;
 mod ceiling;
@@ -20,6 +20,8 @@ mod item;
 mod load;
 mod machine;
 mod measure;
+mod number;
+mod outcome;
 mod output;
 mod ports;
 mod process;

@@ -5,36 +5,20 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use serde::Serialize;
 
 use crate::args::RunArgs;
-use crate::ceiling::{self, Limit};
+use crate::ceiling;
 use crate::certs::Certs;
-use crate::cluster::Programs;
+use crate::cluster::{NODES, Programs};
 use crate::disk::Workspace;
 use crate::machine::Machine;
+use crate::outcome::Outcome;
 use crate::programs::Etcd;
-use crate::rows::{Row, counted, rows};
+use crate::rows::{counted, rows};
 use crate::sample::Sample;
 use crate::wire::Peer;
 use crate::workload::{Setting, Workload};
 use crate::{output, programs, report, table};
-
-/// All that is known after a run; the JSON file.
-#[derive(Debug, Serialize)]
-pub(crate) struct Outcome {
-    pub(crate) machine: Machine,
-    pub(crate) repetitions: u32,
-    pub(crate) scale: f64,
-    pub(crate) connections_per_node: usize,
-    /// Nodes and clients spoke TLS.
-    pub(crate) tls: bool,
-    /// What the machine can do at most.
-    pub(crate) limits: Vec<Limit>,
-    pub(crate) rows: Vec<Row>,
-    /// What was not measured, and why.
-    pub(crate) notes: Vec<String>,
-}
 
 /// How long each limit of the machine is looked for.
 const CEILING_SECONDS: f64 = 2.0;
@@ -77,7 +61,7 @@ async fn measure(
     if args.scale != 1.0 {
         output::line(&format!("scale {}: a look, not a figure", args.scale));
     }
-    let certs = tls.then(|| Certs::make(&quorate, workspace.path())).transpose()?;
+    let certs = tls.then(|| Certs::make(&quorate, workspace.path(), NODES)).transpose()?;
     let programs = Programs { quorate, etcd, certs };
     let setting = Setting {
         programs: &programs,

@@ -7,10 +7,11 @@ mod svg;
 use std::fmt::Write;
 
 pub(crate) use self::markdown::markdown;
-use crate::measure::Outcome;
+use crate::number::number;
+use crate::outcome::Outcome;
 use crate::rows::{self, Row, Verdict};
 use crate::sample::Better;
-use crate::table::{self, number};
+use crate::table;
 
 const STYLE: &str = "body{font:14px/1.45 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#222}\
     table{border-collapse:collapse;margin:.6rem 0 1.4rem}td,th{padding:.15rem .6rem;border-bottom:1px solid #ddd}\

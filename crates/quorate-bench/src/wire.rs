@@ -8,6 +8,7 @@ mod http2;
 mod json;
 mod quorate;
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -65,8 +66,8 @@ pub(crate) struct Counted {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NodeView {
     pub(crate) own_id: u64,
-    /// 0: it knows none.
-    pub(crate) leader_id: u64,
+    /// `None`: it knows none.
+    pub(crate) leader_id: Option<NonZeroU64>,
     pub(crate) applied: u64,
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use quorate_client::{HealthCheck, InstanceStatus};
+use quorate_proto::limits;
 
 /// Node addresses from one argument. (Under this name, clap does not take it for an argument that
 /// repeats.)
@@ -72,8 +73,9 @@ pub(crate) fn path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
 }
 
-/// What the registry takes for a TTL (proto/quorate/v1/types.proto).
-const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3_600);
+/// What the registry takes for a TTL.
+const TTL: RangeInclusive<Duration> =
+    Duration::from_millis(limits::TTL_MIN_MS)..=Duration::from_millis(limits::TTL_MAX_MS);
 
 /// How long a registration lives without renewals.
 pub(crate) fn ttl(text: &str) -> Result<Duration, String> {
@@ -148,9 +150,9 @@ pub(crate) fn check(text: &str) -> Result<HealthCheck, String> {
     Ok(check)
 }
 
-/// The registry's limit (proto/quorate/v1/types.proto).
+/// As the registry takes it.
 pub(crate) fn weight() -> clap::builder::RangedI64ValueParser<u32> {
-    clap::value_parser!(u32).range(0..=1_000_000)
+    clap::value_parser!(u32).range(0..=i64::from(limits::WEIGHT))
 }
 
 /// "up", "draining" and so on.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_proto::ClusterId;
 use quorate_proto::requests::Origin;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
@@ -16,7 +17,6 @@ use tonic::transport::Channel;
 use crate::admin::Admin;
 #[cfg(feature = "channel")]
 use crate::calling::ChannelBuilder;
-use crate::cluster_id::ClusterId;
 use crate::core::{Core, Options};
 use crate::counters::Counters;
 use crate::error::{Error, check_duration};

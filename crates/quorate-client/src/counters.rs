@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::cluster_id::ClusterId;
+use quorate_proto::ClusterId;
 
 /// One number that only grows.
 #[derive(Debug, Default)]

@@ -9,11 +9,10 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use quorate_proto::ClusterId;
 use quorate_proto::trailers;
 pub use tonic::Code;
 use tonic::Status;
-
-use crate::cluster_id::ClusterId;
 
 /// Why a call failed.
 ///

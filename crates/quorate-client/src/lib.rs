@@ -73,13 +73,12 @@
 //! | `reading` | services, in one answer or in pages |
 //! | `core` | what all that a client started shares: settings, connections, its name |
 //! | `counters`, `clock` | what is counted; a clock that goes on while the machine is suspended |
-//! | `types/`, `cluster_id`, `error` | what goes in and out |
+//! | `types/`, `error` | what goes in and out |
 
 mod admin;
 mod calling;
 mod client;
 mod clock;
-mod cluster_id;
 mod core;
 mod counters;
 mod environment;
@@ -95,7 +94,6 @@ pub use admin::{Admin, Backup};
 pub use calling::ChannelBuilder;
 pub use calling::{Balancer, CallError, Caller, FailMode, Fault, Picked, Policy};
 pub use client::{Client, ClientBuilder};
-pub use cluster_id::ClusterId;
 pub use counters::Counters;
 pub use environment::parse_nodes;
 pub use error::{AddressFault, Attempt, Code, Error, TlsMismatch};
@@ -105,6 +103,8 @@ pub use following::{
 };
 #[cfg(feature = "tls")]
 pub use nodes::tls::Tls;
+/// Drawn at random when the cluster was founded; 16 hexadecimal digits.
+pub use quorate_proto::ClusterId;
 pub use registering::{Gone, Lease, RegistrationHandle, RegistrationState};
 #[cfg(feature = "serve")]
 pub use registering::{Served, Serving, Stop};

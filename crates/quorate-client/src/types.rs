@@ -5,9 +5,8 @@ mod checks;
 
 use std::time::Duration;
 
+use quorate_proto::ClusterId;
 use quorate_proto::v1;
-
-use crate::cluster_id::ClusterId;
 
 pub use checks::HealthCheck;
 pub use quorate_proto::v1::{

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 /// Why a stored value cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum RecordError {
     /// The value is shorter than its header says.
     #[error("it is {found_bytes} bytes long, at least {expected_bytes} are needed")]
@@ -50,6 +51,7 @@ pub enum RecordError {
 
 /// Why a log could not be opened. Nothing was changed that a later attempt would miss.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum OpenError {
     /// Another process, or another `LogStore` of this one, has the log open.
     #[error(
@@ -286,6 +288,7 @@ impl OpenError {
 /// Why an operation on an open log failed. After a failed write the log accepts no more: the node
 /// must stop.
 #[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
 pub enum LogError {
     /// The disk or sled refused a read or a write.
     #[error("cannot {operation} {}", .path.display())]

@@ -8,47 +8,6 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::LogError;
 
-/// Which cluster: drawn at random when it was founded, never 0. Shown as 16 hexadecimal digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct ClusterId(NonZeroU64);
-
-impl ClusterId {
-    /// The id that formats and messages write as this number; 0 stands for none there.
-    pub const fn new(number: u64) -> Option<Self> {
-        match NonZeroU64::new(number) {
-            Some(number) => Some(Self(number)),
-            None => None,
-        }
-    }
-
-    /// What formats and messages write for an id that may not be known.
-    pub const fn number(id: Option<Self>) -> u64 {
-        match id {
-            Some(Self(number)) => number.get(),
-            None => 0,
-        }
-    }
-}
-
-impl From<NonZeroU64> for ClusterId {
-    fn from(number: NonZeroU64) -> Self {
-        Self(number)
-    }
-}
-
-impl From<ClusterId> for NonZeroU64 {
-    fn from(id: ClusterId) -> Self {
-        id.0
-    }
-}
-
-impl fmt::Display for ClusterId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
 /// Which node: its Raft id, at least 1, never reused for another disk. Shown in decimal.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -82,21 +41,21 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// In the file an id that is not known is a 0.
+/// In the file a number that is not known is a 0.
 mod known_or_zero {
-    use super::{ClusterId, Deserialize, Deserializer, Serialize, Serializer};
+    use super::{Deserialize, Deserializer, NonZeroU64, Serialize, Serializer};
 
     pub(super) fn serialize<S: Serializer>(
-        id: &Option<ClusterId>,
+        number: &Option<NonZeroU64>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        ClusterId::number(*id).serialize(serializer)
+        number.map_or(0, NonZeroU64::get).serialize(serializer)
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
-    ) -> Result<Option<ClusterId>, D::Error> {
-        u64::deserialize(deserializer).map(ClusterId::new)
+    ) -> Result<Option<NonZeroU64>, D::Error> {
+        u64::deserialize(deserializer).map(NonZeroU64::new)
     }
 }
 
@@ -105,9 +64,11 @@ mod known_or_zero {
 pub struct Identity {
     /// `None`: not known yet.
     #[serde(with = "known_or_zero")]
-    pub cluster_id: Option<ClusterId>,
-    /// A hash of the founders' list, by which they know each other until the id is drawn. 0: none.
-    pub founders: u64,
+    pub cluster_id: Option<NonZeroU64>,
+    /// A hash of the founders' list, by which they know each other until the id is drawn; `None`:
+    /// it is no founder.
+    #[serde(with = "known_or_zero")]
+    pub founders: Option<NonZeroU64>,
     /// The node.
     pub node_id: NodeId,
 }
@@ -122,6 +83,7 @@ impl Identity {
 
 /// Why a data directory could not be claimed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StampError {
     /// The directory was claimed before, by another node or for another cluster.
     #[error("data directory {} belongs to {owner}, not to {claimant}", .path.display())]
@@ -148,7 +110,7 @@ impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.cluster_id {
             None => write!(f, "node {} of a cluster that is being founded", self.node_id),
-            Some(id) => write!(f, "node {} of cluster {id}", self.node_id),
+            Some(id) => write!(f, "node {} of cluster {id:016x}", self.node_id),
         }
     }
 }

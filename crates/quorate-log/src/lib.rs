@@ -30,7 +30,7 @@ mod stats;
 mod store;
 
 pub use error::{LogError, OpenError, RecordError};
-pub use identity::{ClusterId, Identity, NodeId, StampError};
+pub use identity::{Identity, NodeId, StampError};
 pub use opening::dirs::make_dir;
 pub use panics::catches_panics;
 pub use snapshots::{

@@ -19,7 +19,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use openraft::EntryPayload;
 use prometheus_client::metrics::histogram::Histogram;
-use quorate_log::ClusterId;
+use quorate_proto::ClusterId;
 use quorate_state::{Registry, Reply};
 use tokio::sync::watch;
 use tokio::time::Instant;

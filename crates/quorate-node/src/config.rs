@@ -96,6 +96,7 @@ pub struct HealthChecks {
 
 /// How a node with an empty data directory comes to its cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Start {
     /// It is one of the first members of a new cluster: all of them, with their peer addresses
     /// (`host:port`), this node included. Every one of them is started with the same list.
@@ -261,7 +262,6 @@ pub const CLUSTER_NAME: &str = "quorate";
 const OPEN_TO_ALL: &str = "other machines reach that, and anyone there could read and change \
                            everything; set up TLS (--tls-cert, --tls-key, --tls-ca; `quorate certs` \
                            makes a set), or say that the network keeps strangers out (--insecure)";
-
 const HOUR_MS: u64 = 3_600_000;
 /// No log needs to be longer.
 const ENTRIES_MAX: u64 = 1_000_000_000;

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_log::{ClusterId, NodeId};
+use quorate_log::NodeId;
+use quorate_proto::ClusterId;
 use quorate_state::{Invalid, Rejection};
 use tokio::task::JoinError;
 
@@ -243,7 +244,7 @@ pub(crate) enum MembershipError {
     #[error("the node at {address} has id {found}, not {wanted}")]
     WrongId { address: String, wanted: NodeId, found: u64 },
     #[error(
-        "the node at {address} belongs to another cluster ({:016x}); start it with an empty data directory", ClusterId::number(*found)
+        "the node at {address} belongs to another cluster ({:016x}); start it with an empty data directory", ClusterId::to_wire(*found)
     )]
     OtherCluster { address: String, found: Option<ClusterId> },
     #[error("node {id} was not heard of lately; it cannot lead now")]
@@ -282,17 +283,14 @@ pub(crate) enum MembershipError {
         "node {id} does not say which levels it works at: {reason}; the cluster's level is raised only while every member answers: start it, or take it out"
     )]
     Levels { id: NodeId, reason: Unanswered },
-    #[error("node {id} does not answer at {address}: {reason}{}", start_first(reason))]
-    NoAnswer { id: NodeId, address: String, reason: Unanswered },
+    /// `runs`: something listens there, perhaps another node.
+    #[error("node {id} does not answer at {address}: {reason}{}", start_first(*runs))]
+    NoAnswer { id: NodeId, address: String, reason: Unanswered, runs: bool },
 }
 
-/// What is to be done about a node that was not heard; one that something listens for runs.
-fn start_first(reason: &Unanswered) -> &'static str {
-    let told = reason.to_string();
-    match ["TLS", "certificate", "--peer-listen"].iter().any(|words| told.contains(words)) {
-        true => "",
-        false => "; start it first",
-    }
+/// What is to be done about a node that was not heard.
+fn start_first(runs: bool) -> &'static str {
+    if runs { "" } else { "; start it first" }
 }
 
 /// Why what a member says of where it is now is not taken.

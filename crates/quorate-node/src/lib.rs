@@ -55,7 +55,8 @@ pub use config::{
 };
 pub use error::{RunError, StartError};
 pub use net::{Connection, Environment, Listener, Net, SimulatedNet};
-pub use quorate_log::{ClusterId, Io, NodeId, catches_panics};
+pub use quorate_log::{Io, NodeId, catches_panics};
+pub use quorate_proto::ClusterId;
 pub use quorate_state::Levels;
 pub use runtime::seed_this_thread;
 pub use server::{Bound, Readiness, Server};
@@ -68,4 +69,6 @@ const _: () = {
     assert!(wire::NAME_BYTES == state::NAME_BYTES);
     assert!(wire::LEASES_PER_CALL == state::LEASES_PER_CALL);
     assert!(wire::SERVICES_PER_CALL == state::INSTANCES_PER_CALL);
+    assert!(wire::WEIGHT == state::WEIGHT);
+    assert!(wire::TTL_MIN_MS == state::TTL_MIN_MS && wire::TTL_MAX_MS == state::TTL_MAX_MS);
 };

@@ -9,11 +9,13 @@ mod words;
 use std::collections::{BTreeMap, HashSet};
 use std::error::Error as _;
 use std::future::Future;
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use quorate_log::{ClusterId, Identity, NodeId};
+use quorate_log::{Identity, NodeId};
+use quorate_proto::ClusterId;
 use quorate_proto::peer::v1::peer_client::PeerClient;
 use quorate_proto::peer::v1::{ForwardAnswers, Forwarded, ReadIndexRequest, ReadIndexResponse};
 use quorate_state::Levels;
@@ -25,7 +27,7 @@ use tonic::{Request, Status};
 use crate::net::Net;
 use crate::net::tls::Tls;
 use crate::peers::address_book::AddressBook;
-pub(crate) use crate::peers::calls::succeeded_by;
+pub(crate) use crate::peers::calls::{listens_there, succeeded_by};
 use crate::peers::streams::Streams;
 
 /// Metadata of every peer call: the sender's cluster, 16 hex digits; 0 from a founder that does not
@@ -84,7 +86,7 @@ pub(crate) enum Lane {
 #[derive(Debug)]
 pub(crate) struct Peers {
     node_id: NodeId,
-    /// 0: not known yet; [`Peers::cluster_id`] says so in its type.
+    /// Both 0 where not known; [`Peers::identity`] says so in its types.
     cluster_id: AtomicU64,
     founders: AtomicU64,
     /// At which this node works.
@@ -113,8 +115,8 @@ impl Peers {
         Self {
             levels,
             node_id: identity.node_id,
-            cluster_id: AtomicU64::new(ClusterId::number(identity.cluster_id)),
-            founders: AtomicU64::new(identity.founders),
+            cluster_id: AtomicU64::new(number(identity.cluster_id)),
+            founders: AtomicU64::new(number(identity.founders)),
             net,
             tls,
             channels: Mutex::default(),
@@ -134,7 +136,7 @@ impl Peers {
 
     /// `None`: not known yet.
     pub(crate) fn cluster_id(&self) -> Option<ClusterId> {
-        ClusterId::new(self.cluster_id.load(Ordering::Acquire))
+        self.identity().cluster_id.map(ClusterId::from)
     }
 
     /// This node asks the others whether they would vote for it.
@@ -151,15 +153,15 @@ impl Peers {
 
     /// The node and cluster that this is, as far as that is known and on disk.
     pub(crate) fn identity(&self) -> Identity {
-        let cluster_id = self.cluster_id();
-        let founders = self.founders.load(Ordering::Acquire);
+        let [cluster_id, founders] = [&self.cluster_id, &self.founders]
+            .map(|number| NonZeroU64::new(number.load(Ordering::Acquire)));
         Identity { cluster_id, founders, node_id: self.node_id }
     }
 
     /// More is known, and on disk.
     pub(crate) fn set_identity(&self, identity: Identity) {
-        self.founders.store(identity.founders, Ordering::Release);
-        self.cluster_id.store(ClusterId::number(identity.cluster_id), Ordering::Release);
+        self.founders.store(number(identity.founders), Ordering::Release);
+        self.cluster_id.store(number(identity.cluster_id), Ordering::Release);
     }
 
     /// A node answered: told once after it did not.
@@ -251,8 +253,8 @@ impl Peers {
         }
         let Identity { cluster_id, founders, .. } = self.identity();
         for (name, value) in [
-            (CLUSTER_HEADER, format!("{:016x}", ClusterId::number(cluster_id))),
-            (FOUNDERS_HEADER, format!("{founders:016x}")),
+            (CLUSTER_HEADER, format!("{:016x}", number(cluster_id))),
+            (FOUNDERS_HEADER, format!("{:016x}", number(founders))),
             (SENDER_HEADER, self.node_id.to_string()),
             (TARGET_HEADER, target.to_string()),
             (LEVELS_HEADER, format!("{}-{}", self.levels.min, self.levels.max)),
@@ -262,6 +264,11 @@ impl Peers {
         }
         request
     }
+}
+
+/// As messages write it: 0 stands for none there.
+fn number(known: Option<NonZeroU64>) -> u64 {
+    known.map_or(0, NonZeroU64::get)
 }
 
 fn endpoint(address: &str) -> Result<Endpoint, Status> {
@@ -308,11 +315,11 @@ pub(crate) fn is_to_voter(metadata: &MetadataMap) -> bool {
     metadata.contains_key(VOTER_HEADER)
 }
 
-/// The envelope of a call that arrived; `None` (and no founders: 0) where not set.
+/// The envelope of a call that arrived; `None` where not set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Envelope {
     pub(crate) cluster_id: Option<ClusterId>,
-    pub(crate) founders: u64,
+    pub(crate) founders: Option<NonZeroU64>,
     pub(crate) sender: Option<NodeId>,
     pub(crate) target: Option<NodeId>,
     /// At which the sender works.
@@ -326,7 +333,7 @@ impl Envelope {
         let node = |name| NodeId::new(text(name)?.parse().ok()?);
         Self {
             cluster_id: ClusterId::new(hex(CLUSTER_HEADER)),
-            founders: hex(FOUNDERS_HEADER),
+            founders: NonZeroU64::new(hex(FOUNDERS_HEADER)),
             sender: node(SENDER_HEADER),
             target: node(TARGET_HEADER),
             levels: text(LEVELS_HEADER).and_then(levels),
@@ -337,9 +344,9 @@ impl Envelope {
     /// list until both know the id that was drawn. A node that is of no cluster yet takes any that
     /// has an id.
     pub(crate) fn is_of_cluster_of(&self, ours: &Identity) -> bool {
-        match (ours.cluster_id, self.cluster_id) {
-            (None, theirs) if ours.founders == 0 => theirs.is_some(),
-            (None, _) | (_, None) => ours.founders != 0 && ours.founders == self.founders,
+        match (ours.cluster_id.map(ClusterId::from), self.cluster_id) {
+            (None, theirs) if ours.founders.is_none() => theirs.is_some(),
+            (None, _) | (_, None) => ours.founders.is_some() && ours.founders == self.founders,
             (ours, theirs) => ours == theirs,
         }
     }
@@ -416,13 +423,13 @@ mod tests {
             ("the leader that invites a node that waits", (0, 0), (7, 1), true),
             ("one that was not founded, to a node that waits", (0, 0), (0, 1), false),
         ] {
-            let id = ClusterId::new;
+            let number = NonZeroU64::new;
             let ours = Identity {
-                cluster_id: id(ours.0),
-                founders: ours.1,
+                cluster_id: number(ours.0),
+                founders: number(ours.1),
                 node_id: NodeId::new(3).unwrap(),
             };
-            let (cluster_id, founders) = (id(theirs.0), theirs.1);
+            let (cluster_id, founders) = (ClusterId::new(theirs.0), number(theirs.1));
             let envelope =
                 Envelope { cluster_id, founders, sender: None, target: None, levels: None };
             assert_eq!(envelope.is_of_cluster_of(&ours), same, "{what}");

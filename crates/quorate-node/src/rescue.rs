@@ -23,7 +23,8 @@ pub use remains::Remains;
 use std::num::NonZeroU64;
 use std::path::Path;
 
-use quorate_log::{ClusterId, NodeId, make_dir};
+use quorate_log::{NodeId, make_dir};
+use quorate_proto::ClusterId;
 use quorate_state::{Founding, OldNode, Registry};
 
 use crate::rescue::place::{Lock, NewState};
@@ -33,6 +34,7 @@ use crate::wall;
 
 /// A cluster that was founded in a data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Founded {
     /// Its id.
     pub cluster_id: ClusterId,

@@ -17,7 +17,8 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::Fatal;
-use quorate_log::{ClusterId, NodeId, SnapshotStore};
+use quorate_log::{NodeId, SnapshotStore};
+use quorate_proto::ClusterId;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
@@ -92,8 +93,7 @@ impl Readiness {
 }
 
 impl Server {
-    /// Checks the configuration, opens the data directory, binds both listeners and builds the
-    /// node.
+    /// Checks the configuration, opens the data, binds the listeners and builds the node.
     ///
     /// # Errors
     /// A bad setting, an address that is taken, or a data directory that is damaged, in use, or
@@ -229,7 +229,7 @@ impl Bound {
     async fn run_until(self, stop: BoxFuture<'_, ()>) -> Result<(), RunError> {
         tracing::info!(
             id = self.node.id().get(),
-            cluster_id = format!("{:016x}", ClusterId::number(self.node.peers().cluster_id())),
+            cluster_id = format!("{:016x}", ClusterId::to_wire(self.node.peers().cluster_id())),
             clients = %self.client_addr(),
             peers = %self.peer_addr(),
             http = self.http_addr().map(|http| http.to_string()),

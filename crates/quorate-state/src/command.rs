@@ -118,7 +118,7 @@ pub enum Op {
         /// The cluster's id.
         cluster_id: NonZeroU64,
         /// Lease ids begin behind this, so that those of two clusters do not meet.
-        lease_base: LeaseId,
+        lease_base: u64,
     },
     /// Raises the cluster's level, or leaves it where it is if this is lower, and sets whether it
     /// is held.
@@ -140,6 +140,24 @@ impl Op {
             | Self::Found { .. }
             | Self::SetLevel(_) => 1,
         }
+    }
+}
+
+impl From<Register> for Op {
+    fn from(register: Register) -> Self {
+        Self::Register(register)
+    }
+}
+
+impl From<Deregister> for Op {
+    fn from(deregister: Deregister) -> Self {
+        Self::Deregister(deregister)
+    }
+}
+
+impl From<Update> for Op {
+    fn from(update: Update) -> Self {
+        Self::Update(update)
     }
 }
 
@@ -274,6 +292,77 @@ pub enum Reply {
     Updated,
     /// Refused; nothing changed, except that deregistering what is not there is remembered.
     Rejected(Rejection),
+}
+
+/// A command that somebody waits for, and its answer where it is not refused.
+pub trait Write: Into<Op> {
+    /// What it is answered.
+    type Answer;
+
+    /// `None`: that is the reply to another one.
+    fn read(reply: Reply) -> Option<Self::Answer>;
+}
+
+/// What a registration got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Registered {
+    /// The lease that keeps the instances.
+    pub lease: LeaseId,
+    /// Its TTL.
+    pub ttl: Ttl,
+    /// The incarnation that they have.
+    pub incarnation: Incarnation,
+}
+
+/// Renews leases; those that are unknown are its answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renew(pub Vec<LeaseId>);
+
+impl From<Renew> for Op {
+    fn from(Renew(leases): Renew) -> Self {
+        Self::Renew(leases)
+    }
+}
+
+/// Sets an operator's override.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetOverride {
+    /// The instance, which need not be registered.
+    pub key: InstanceKey,
+    /// `None` clears.
+    pub value: Option<Override>,
+}
+
+impl From<SetOverride> for Op {
+    fn from(SetOverride { key, value }: SetOverride) -> Self {
+        Self::Override { key, value }
+    }
+}
+
+macro_rules! writes {
+    ($($write:ty => $answer:ty: $reply:pat => $value:expr;)*) => {
+        $(
+            impl Write for $write {
+                type Answer = $answer;
+
+                fn read(reply: Reply) -> Option<$answer> {
+                    match reply {
+                        $reply => Some($value),
+                        _ => None,
+                    }
+                }
+            }
+        )*
+    };
+}
+
+writes! {
+    Register => Registered: Reply::Registered { lease, ttl, incarnation } =>
+        Registered { lease, ttl, incarnation };
+    Renew => Vec<LeaseId>: Reply::Renewed { unknown } => unknown;
+    Deregister => u32: Reply::Deregistered { removed } => removed;
+    Update => (): Reply::Updated => ();
+    SetOverride => (): Reply::Done => ();
 }
 
 /// Why a command was refused.

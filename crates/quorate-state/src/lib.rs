@@ -32,7 +32,8 @@ pub use checks::{
     CheckKind, Checks, Finding, Health, HealthCheck, HealthReason, HealthReport, host_and_port,
 };
 pub use command::{
-    Command, Deregister, InstanceRef, Op, Register, Rejection, Reply, Request, Scope, Share, Update,
+    Command, Deregister, InstanceRef, Op, Register, Registered, Rejection, Renew, Reply, Request,
+    Scope, SetOverride, Share, Update, Write,
 };
 pub use event::{Applied, Change, Event, RemoveReason};
 pub use level::{Level, Levels};

@@ -1,5 +1,5 @@
 //! The limits of what may be registered, and the error that names the field that breaks one.
-//! The same numbers stand in `proto/quorate/v1/types.proto`.
+//! The same numbers stand in `proto/quorate/v1/types.proto`, which `tests/limits.rs` compares.
 
 use std::fmt::Display;
 

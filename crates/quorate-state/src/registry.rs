@@ -51,14 +51,15 @@ use crate::types::{Clock, Incarnation, InstanceKey, LeaseId, Revision, ServiceKe
 /// The whole replicated state.
 #[derive(Debug, Clone, Default)]
 pub struct Registry {
-    /// Whose state this is; 0: not founded yet.
+    /// Whose state this is; `None`: not founded yet.
     pub(crate) cluster_id: Option<NonZeroU64>,
     /// The clusters whose registrations it has taken over, the latest last.
     pub(crate) predecessors: Arc<[Predecessor]>,
     pub(crate) level: Level,
     pub(crate) clock: Clock,
     pub(crate) revision: Revision,
-    pub(crate) last_lease: LeaseId,
+    /// The highest id of a lease that was given out, or what ids begin behind.
+    pub(crate) last_lease: u64,
     /// The highest revision of a service that was forgotten since.
     pub(crate) forgotten: Revision,
     pub(crate) services: OrdMap<ServiceKey, Service>,
@@ -149,7 +150,7 @@ impl Registry {
 
     /// The first one counts. A lease that is there (from commands before it, in logs made by hand)
     /// is never given out again.
-    fn found(&mut self, cluster_id: NonZeroU64, lease_base: LeaseId) {
+    fn found(&mut self, cluster_id: NonZeroU64, lease_base: u64) {
         if self.cluster_id.is_none() {
             self.cluster_id = Some(cluster_id);
             self.last_lease = self.last_lease.max(lease_base);
@@ -213,7 +214,7 @@ impl Registry {
             if register.instances.is_empty() {
                 return Err(Rejection::NothingToKeep);
             }
-            check_room(LeaseId(self.last_lease.0 + 1), register.instances.len())?;
+            check_room(LeaseId(self.last_lease + 1), register.instances.len())?;
             return Ok(self.add_lease(register.ttl.unwrap_or(Ttl::DEFAULT)));
         };
         let lease = self.leases.get(id).ok_or(Rejection::UnknownLease(id))?;

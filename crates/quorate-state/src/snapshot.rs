@@ -21,7 +21,7 @@ use crate::registry::nodes::RemovedNodes;
 use crate::registry::replies::{Done, Origin};
 use crate::registry::{Predecessor, Registry};
 use crate::spec::{Instance, Override};
-use crate::types::{Clock, InstanceKey, LeaseId, Revision, ServiceKey};
+use crate::types::{Clock, InstanceKey, Revision, ServiceKey};
 
 /// The only version.
 const VERSION: u32 = 1;
@@ -52,7 +52,7 @@ struct Head {
     version: u32,
     clock: Clock,
     revision: Revision,
-    last_lease: LeaseId,
+    last_lease: u64,
     forgotten: Revision,
     /// 0: none.
     cluster_id: u64,
@@ -79,6 +79,7 @@ record!(ServiceHead { key, revision } { empty_since });
 
 /// Why a snapshot cannot be read.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SnapshotError {
     /// Reading the bytes failed.
     #[error("reading record {record} of the snapshot failed")]

@@ -21,6 +21,7 @@ mod registering;
 mod repeating;
 mod snapshots;
 mod updating;
+mod writing;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -107,7 +108,7 @@ fn change(change: &Change) -> String {
 
 fn found(cluster_id: u64, lease_base: u64) -> Op {
     let cluster_id = NonZeroU64::new(cluster_id).unwrap();
-    Op::Found { cluster_id, lease_base: LeaseId(lease_base) }
+    Op::Found { cluster_id, lease_base }
 }
 
 /// `web/a` for default/web/a, the whole key in other namespaces.
@@ -235,22 +236,4 @@ fn update(name: &str) -> Update {
 fn set_override(name: &str, status: Status) -> Op {
     let value = Override::new(Some(status), None, "because".to_owned()).unwrap();
     Op::Override { key: key(name), value: Some(value) }
-}
-
-impl From<Register> for Op {
-    fn from(register: Register) -> Self {
-        Self::Register(register)
-    }
-}
-
-impl From<Deregister> for Op {
-    fn from(deregister: Deregister) -> Self {
-        Self::Deregister(deregister)
-    }
-}
-
-impl From<Update> for Op {
-    fn from(update: Update) -> Self {
-        Self::Update(update)
-    }
 }

@@ -28,10 +28,8 @@ impl Clock {
 )]
 pub struct Revision(pub u64);
 
-/// Which lease; never 0, never used twice in a cluster.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+/// Which lease. None that is given out is 0, or has been in this cluster before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LeaseId(pub u64);
 
 /// Which run of a process; a higher one replaces a lower one.

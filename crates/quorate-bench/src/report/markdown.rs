@@ -3,9 +3,10 @@
 
 use std::fmt::Write;
 
-use crate::measure::Outcome;
+use crate::number::number;
+use crate::outcome::Outcome;
 use crate::rows::{self, Row, Verdict};
-use crate::table::{self, number};
+use crate::table;
 
 /// The whole file; `theirs`: who is beside Quorate.
 pub(crate) fn markdown(outcome: &Outcome, theirs: &str) -> String {

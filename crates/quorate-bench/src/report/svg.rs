@@ -4,8 +4,8 @@
 use std::fmt::Write;
 
 use super::escaped;
+use crate::number::number;
 use crate::rows::{Row, Verdict};
-use crate::table::number;
 
 const WIDTH: f64 = 940.0;
 /// Names stand left of this.

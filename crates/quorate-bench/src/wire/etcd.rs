@@ -1,6 +1,7 @@
 //! The calls of the workloads on a node of etcd: an instance is a key below its service's, with a
 //! lease.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -197,7 +198,8 @@ impl Connection {
         let answer = self.maintenance().status(StatusRequest {}).await;
         let answer = answer.context("Status")?.into_inner();
         let own_id = answer.header.context("Status without a header")?.member_id;
-        Ok(NodeView { own_id, leader_id: answer.leader, applied: answer.raft_applied_index })
+        let leader_id = NonZeroU64::new(answer.leader);
+        Ok(NodeView { own_id, leader_id, applied: answer.raft_applied_index })
     }
 
     pub(super) async fn backup(&self) -> Result<u64> {

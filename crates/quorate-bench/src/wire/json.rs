@@ -19,7 +19,6 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::{Event, Peer};
-use crate::cluster::Node;
 use crate::item::{self, Item};
 
 /// Longer than any call of the workload takes on a cluster that works.
@@ -42,15 +41,14 @@ pub(crate) struct Lines {
 }
 
 impl Json {
-    pub(crate) async fn open(peer: Peer, node: &Node) -> Result<Self> {
-        let host = &node.http;
+    pub(crate) async fn open(peer: Peer, host: &str) -> Result<Self> {
         let opening = async {
             let tcp = TcpStream::connect(host).await?;
             tcp.set_nodelay(true)?;
             let (requests, connection) = handshake(TokioIo::new(tcp)).await?;
             // Its end is an error of the call that is under way.
             tokio::spawn(async { drop(connection.await) });
-            anyhow::Ok(Self { peer, requests, host: host.clone() })
+            anyhow::Ok(Self { peer, requests, host: host.to_owned() })
         };
         let opened = timeout(CALL_TIMEOUT, opening).await.context("no connection in time");
         opened.and_then(|opened| opened).with_context(|| format!("connecting to {host}"))

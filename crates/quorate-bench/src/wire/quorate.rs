@@ -1,6 +1,7 @@
 //! The calls of the workloads on a node of Quorate.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -221,7 +222,11 @@ impl Connection {
         let answer = answer.context("Status")?.into_inner();
         let header = answer.header.context("Status without a header")?;
         let applied = answer.members.first().map_or(0, |member| member.applied_index);
-        Ok(NodeView { own_id: header.node_id, leader_id: header.leader_id, applied })
+        Ok(NodeView {
+            own_id: header.node_id,
+            leader_id: NonZeroU64::new(header.leader_id),
+            applied,
+        })
     }
 
     pub(super) async fn backup(&self) -> Result<u64> {

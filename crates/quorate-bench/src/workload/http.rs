@@ -40,7 +40,7 @@ impl Callers {
         let mut callers = Vec::new();
         for at in 0..CALLERS {
             let node = &cluster.nodes[at % cluster.nodes.len()];
-            callers.push(Mutex::new(Some(Json::open(cluster.peer, node).await?)));
+            callers.push(Mutex::new(Some(Json::open(cluster.peer, &node.http).await?)));
         }
         Ok(Self(callers.into()))
     }

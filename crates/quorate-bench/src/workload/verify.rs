@@ -10,7 +10,7 @@ use crate::wire::Connection;
 const AT_ONCE: usize = 16;
 
 /// The services of a group hold exactly its instances `0..count`, as they were first written.
-pub(crate) async fn all_there(
+pub(super) async fn all_there(
     connections: &[Connection],
     group: &'static str,
     count: u64,
@@ -20,7 +20,7 @@ pub(crate) async fn all_there(
 
 /// The services of a group hold exactly its instances `0..count`, each as the change with this
 /// stamp wrote it.
-pub(crate) async fn all_as(
+pub(super) async fn all_as(
     connections: &[Connection],
     group: &'static str,
     count: u64,

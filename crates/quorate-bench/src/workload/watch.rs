@@ -230,7 +230,7 @@ async fn watch(
             opened.extend(opening.join_next().await);
         }
         if shape.http {
-            let connection = Json::open(cluster.peer, node(at)).await?;
+            let connection = Json::open(cluster.peer, &node(at).http).await?;
             opening.spawn(async move { Ok(WatchStream::Lines(connection.watch(GROUP).await?)) });
         } else {
             let connection = connections[at % connections.len()].clone();

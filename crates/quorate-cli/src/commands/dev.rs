@@ -23,6 +23,7 @@ use self::node::Node;
 use self::secure::Secure;
 use crate::args::DevArgs;
 use crate::commands::cluster::status::is_settled;
+use crate::commands::cluster::verdict::leader;
 use crate::failure::Failure;
 use crate::signals::Stop;
 use crate::{logging, output};
@@ -107,14 +108,18 @@ async fn ready(
         status = up => status?,
         () = stop.requested() => return Ok(()),
     };
-    let leader = status.header.unwrap_or_default().leader_id;
-    output::line(&welcome(nodes, leader, data, secure))?;
+    output::line(&welcome(nodes, leader(&status), data, secure))?;
     stop.requested().await;
     output::note("stopping");
     Ok(())
 }
 
-fn welcome(nodes: &[Arc<Node>], leader: u64, data: &Data, secure: Option<&Secure>) -> String {
+fn welcome(
+    nodes: &[Arc<Node>],
+    leader: Option<u64>,
+    data: &Data,
+    secure: Option<&Secure>,
+) -> String {
     let pid = |node: &Node| node.pid.load(Ordering::Relaxed);
     let scheme = if secure.is_some() { "https" } else { "http" };
     let mut text = String::from("Quorate is ready.\n\n");
@@ -156,10 +161,10 @@ fn welcome(nodes: &[Arc<Node>], leader: u64, data: &Data, secure: Option<&Secure
         let (ip, port) = (dns.ip(), dns.port());
         text.push_str(&format!("  dig @{ip} -p {port} orders.default.svc.quorate. SRV\n"));
     }
-    if let Some(node) = nodes.iter().find(|node| node.id == leader).or(nodes.first()) {
+    if let Some(node) = nodes.iter().find(|node| Some(node.id) == leader).or(nodes.first()) {
         let what = match nodes.len() {
             1 => "it comes back with what it had",
-            _ if node.id == leader => "the leader: another takes over, and it comes back",
+            _ if Some(node.id) == leader => "the leader: another takes over, and it comes back",
             _ => "the others go on, and it comes back",
         };
         text.push_str(&format!("  kill -9 {}     # {what}\n", pid(node)));

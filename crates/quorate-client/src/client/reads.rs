@@ -1,11 +1,11 @@
 //! The calls that only read.
 
+use quorate_proto::ClusterId;
 use quorate_proto::v1::{
     FetchRequest, ListDependentsRequest, ListMembersRequest, ListServicesRequest,
 };
 
 use super::Client;
-use crate::cluster_id::ClusterId;
 use crate::error::Error;
 use crate::nodes::call::call;
 use crate::nodes::endpoints::Target;

@@ -9,6 +9,7 @@ mod doubts;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_proto::ClusterId;
 use quorate_proto::v1::{
     ResponseHeader, WatchAck, WatchRequest, WatchResponse, WatchSubscribe, watch_request::Kind,
 };
@@ -22,7 +23,6 @@ pub(super) use self::cursor::Taken;
 use self::doubts::{Doubts, UNKNOWN_AGE_MS};
 use super::status::WatchStatus;
 use crate::clock::Moment;
-use crate::cluster_id::ClusterId;
 use crate::core::Core;
 use crate::counters::Counts;
 use crate::error::{Attempt, Error};

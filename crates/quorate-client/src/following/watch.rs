@@ -6,13 +6,13 @@ mod view;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use quorate_proto::ClusterId;
 use quorate_proto::v1::{Instance, RemoveReason};
 use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::view::Backlog;
 pub use self::view::View;
-use crate::cluster_id::ClusterId;
 use crate::core::Core;
 use crate::error::Error;
 use crate::following::status::WatchStatus;

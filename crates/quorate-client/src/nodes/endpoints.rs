@@ -10,13 +10,13 @@ mod cluster;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use quorate_proto::ClusterId;
 use quorate_proto::v1::{ListMembersResponse, ResponseHeader};
 use rand::seq::{IndexedRandom, SliceRandom};
 use tokio::sync::{Notify, watch};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::cluster_id::ClusterId;
 use crate::counters::Counts;
 use crate::error::{AddressFault, Error};
 use crate::nodes::dial::{Connection, Dial};

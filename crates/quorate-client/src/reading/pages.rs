@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use quorate_proto::ClusterId;
 use quorate_proto::v1::{FetchRequest, FetchResponse, ResponseHeader, Service};
 
 use super::fetch_once;
-use crate::cluster_id::ClusterId;
 use crate::error::Error;
 use crate::nodes::call::Plan;
 use crate::nodes::endpoints::Endpoints;

@@ -5,13 +5,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use quorate_proto::ClusterId;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::claims::Claim;
 use super::keeper::Keeper;
-use crate::cluster_id::ClusterId;
 use crate::error::{Error, LONGEST};
 use crate::types::{InstanceStatus, Update};
 

@@ -18,6 +18,7 @@ mod renewing;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_proto::ClusterId;
 use quorate_proto::v1::{RegisterRequest, RegisterResponse};
 use tokio::sync::oneshot::error::RecvError;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -29,7 +30,6 @@ use super::claims::{Claim, incarnation_at_least, new_incarnation};
 use super::handle::{Command, Gone, Lease, RegistrationState};
 use super::renewals::{Outcome, Renewals, next_renewal};
 use crate::clock::Moment;
-use crate::cluster_id::ClusterId;
 use crate::core::Core;
 use crate::error::{Error, current_incarnation};
 use crate::nodes::call::{Failure, Rounds, attempt};
@@ -261,12 +261,18 @@ impl Keeper {
                 None => std::future::pending().await,
             }
         };
+        let timed = async {
+            tokio::select! {
+                biased;
+                () = resumed => Event::Resumed,
+                () = is_due => Event::Due,
+            }
+        };
         tokio::select! {
             biased; // there, the lease is unknown, which says less
             is = other_cluster => Event::OtherCluster { is },
             outcome = renewed => Event::Renewed(outcome),
-            () = resumed => Event::Resumed,
-            () = is_due => Event::Due,
+            event = timed => event,
         }
     }
 

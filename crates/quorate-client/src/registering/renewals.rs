@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use quorate_proto::ClusterId;
 use quorate_proto::limits::LEASES_PER_CALL;
 use quorate_proto::v1::{LeaseRenewal, RenewRequest, RenewResponse};
 use tokio::runtime::Handle;
@@ -22,7 +23,6 @@ use tonic::{Status, Streaming};
 
 use super::handle::Lease;
 use crate::clock::suspended;
-use crate::cluster_id::ClusterId;
 use crate::counters::Counts;
 use crate::nodes::call::{Failure, Plan, Rounds};
 use crate::nodes::dial::Connection;

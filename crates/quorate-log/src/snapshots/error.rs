@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 /// Why a snapshot could not be written, read or installed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SnapshotError {
     /// The file system refused.
     #[error("cannot {operation} {}", .path.display())]
@@ -63,6 +64,7 @@ impl SnapshotError {
 
 /// In what way a snapshot file is damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SnapshotProblem {
     /// It is shorter than its parts.
     #[error("it ends too early")]

@@ -2,10 +2,11 @@
 //! kill leaves.
 
 use std::fs;
+use std::num::NonZeroU64;
 use std::path::Path;
 
 use openraft::storage::{RaftLogReader, RaftLogStorage};
-use quorate_log::{ClusterId, Identity, LogOptions, LogStore, NodeId, OpenError};
+use quorate_log::{Identity, LogOptions, LogStore, NodeId, OpenError};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -151,8 +152,8 @@ fn a_saved_vote_and_a_stamp_survive_a_kill() {
                 assert_eq!(open(&crashed, options).read_vote().await.unwrap(), Some(vote));
             }
             let ours = Identity {
-                cluster_id: ClusterId::new(7),
-                founders: 1,
+                cluster_id: NonZeroU64::new(7),
+                founders: NonZeroU64::new(1),
                 node_id: NodeId::new(2).unwrap(),
             };
             log.stamp(ours).await.unwrap();

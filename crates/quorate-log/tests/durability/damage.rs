@@ -2,10 +2,11 @@
 //! a wrong entry.
 
 use std::fs;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use openraft::storage::{RaftLogReader, RaftLogStorage};
-use quorate_log::{ClusterId, Identity, LogOptions, LogStore, NodeId, OpenError};
+use quorate_log::{Identity, LogOptions, LogStore, NodeId, OpenError};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -359,8 +360,8 @@ fn a_copied_log_is_doubted_until_that_is_settled_or_accepted() {
     run(async {
         let mut log = open(&live, LogOptions::default());
         log.stamp(Identity {
-            cluster_id: ClusterId::new(7),
-            founders: 1,
+            cluster_id: NonZeroU64::new(7),
+            founders: NonZeroU64::new(1),
             node_id: NodeId::new(1).unwrap(),
         })
         .await

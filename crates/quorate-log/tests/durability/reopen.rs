@@ -1,13 +1,13 @@
 //! What is there after a clean restart, and who may open a log.
 
+use std::num::NonZeroU64;
+
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
 use openraft::testing::log_id;
 use openraft::type_config::TypeConfigExt;
 use openraft::type_config::alias::EntryOf;
-use quorate_log::{
-    ClusterId, Identity, LogError, LogOptions, LogStore, NodeId, OpenError, StampError,
-};
+use quorate_log::{Identity, LogError, LogOptions, LogStore, NodeId, OpenError, StampError};
 
 use crate::toy::{
     FROM_DISK, INLINE, Toy, ToyVote, append, append_queued, contents, entries, entry, id, open,
@@ -26,8 +26,11 @@ impl std::fmt::Display for Added {
     }
 }
 
-const OURS: Identity =
-    Identity { cluster_id: ClusterId::new(0xabc), founders: 1, node_id: NodeId::new(3).unwrap() };
+const OURS: Identity = Identity {
+    cluster_id: NonZeroU64::new(0xabc),
+    founders: NonZeroU64::new(1),
+    node_id: NodeId::new(3).unwrap(),
+};
 
 #[test]
 fn everything_is_there_after_reopening() {
@@ -264,7 +267,7 @@ fn another_nodes_directory_is_refused() {
         log.stamp(OURS).await.unwrap();
         log.close().unwrap();
         let log = open(dir.path(), LogOptions::default());
-        let foreign = Identity { cluster_id: ClusterId::new(1), ..OURS };
+        let foreign = Identity { cluster_id: NonZeroU64::new(1), ..OURS };
         let error = log.stamp(foreign).await.unwrap_err();
         assert!(matches!(error, StampError::Foreign { owner: OURS, .. }));
         let message = error.to_string();
@@ -281,7 +284,7 @@ fn a_node_learns_its_clusters_id_once() {
         let log = open(dir.path(), LogOptions::default());
         log.stamp(Identity { cluster_id: None, ..OURS }).await.unwrap();
         for other in [
-            Identity { founders: 2, ..OURS },
+            Identity { founders: NonZeroU64::new(2), ..OURS },
             Identity { node_id: NodeId::new(9).unwrap(), ..OURS },
         ] {
             log.stamp(other).await.unwrap_err();
@@ -289,7 +292,7 @@ fn a_node_learns_its_clusters_id_once() {
         log.stamp(OURS).await.unwrap();
         log.close().unwrap();
         let log = open(dir.path(), LogOptions::default());
-        for cluster_id in [None, ClusterId::new(1)] {
+        for cluster_id in [None, NonZeroU64::new(1)] {
             log.stamp(Identity { cluster_id, ..OURS }).await.unwrap_err();
         }
         assert_eq!(log.identity(), Some(OURS));

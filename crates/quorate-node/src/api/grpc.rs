@@ -24,7 +24,8 @@ mod touched;
 mod watch;
 
 use futures_util::{Stream, StreamExt, stream};
-use quorate_log::{ClusterId, NodeId};
+use quorate_log::NodeId;
+use quorate_proto::ClusterId;
 use quorate_proto::v1::ResponseHeader;
 use tokio::time::Instant;
 use tonic::Status;
@@ -86,7 +87,7 @@ where
 fn header(node: &Node, revision: u64, age_ms: u64) -> Option<ResponseHeader> {
     let Lead { term, leader, address } = node.lead();
     Some(ResponseHeader {
-        cluster_id: ClusterId::number(node.peers().cluster_id()),
+        cluster_id: ClusterId::to_wire(node.peers().cluster_id()),
         node_id: node.id().get(),
         term,
         leader_id: leader.map_or(0, NodeId::get),

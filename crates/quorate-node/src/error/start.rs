@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use quorate_log::{ClusterId, Identity, LogError, NodeId, OpenError, SnapshotError, StampError};
+use quorate_log::{Identity, LogError, NodeId, OpenError, SnapshotError, StampError};
+use quorate_proto::ClusterId;
 use quorate_state::Levels;
 use tokio::task::JoinError;
 
@@ -14,6 +15,7 @@ type Source = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartError {
     /// A setting is wrong.
     #[error("bad configuration")]
@@ -171,6 +173,7 @@ impl StartError {
 
 /// Why a node stopped by itself, or did not stop as it should.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RunError {
     /// The listener for clients failed.
     #[error("serving clients failed")]
@@ -218,13 +221,14 @@ pub enum RunError {
     },
     /// Another cluster was made from this node's.
     #[error(
-        "node {id} is of cluster {cluster_id:016x}, and an operator has made cluster {by} from that, in which node {told_by} is now (`quorate recover`): two of them would give different answers. Move the data directory of node {id} away, and let it join cluster {by} with an empty one. If cluster {by} is a mistake, stop its nodes, then start this one again"
+        "node {id} is of cluster {:016x}, and an operator has made cluster {by} from that, in which node {told_by} is now (`quorate recover`): two of them would give different answers. Move the data directory of node {id} away, and let it join cluster {by} with an empty one. If cluster {by} is a mistake, stop its nodes, then start this one again",
+        ClusterId::to_wire(*cluster_id)
     )]
     Succeeded {
         /// The node that is of the old one.
         id: NodeId,
         /// Its cluster's id.
-        cluster_id: u64,
+        cluster_id: Option<ClusterId>,
         /// The member of the old one that is of the new one.
         told_by: NodeId,
         /// The new one.

@@ -19,11 +19,13 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{AllowNextRevertError, ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Instant as _};
 use quorate_log::NodeId;
+use quorate_proto::ClusterId;
 use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::error::{MembershipError, NodeError};
 use crate::node::{MemberInfo, Node, said};
+use crate::peers::listens_there;
 use crate::types::{Member, TypeConfig};
 
 pub(crate) use lead::LeadCall;
@@ -121,9 +123,9 @@ impl Node {
     async fn identify(&self, wanted: NodeId, address: &str) -> Result<Member, NodeError> {
         let found = self.peers.identify(wanted, address, None, IDENTIFY_TIMEOUT).await;
         let found = found.map_err(|status| {
-            let (id, address) = (wanted, address.to_owned());
+            let (id, address, runs) = (wanted, address.to_owned(), listens_there(&status));
             let reason = said(status.code(), status.message());
-            refused(MembershipError::NoAnswer { id, address, reason })
+            refused(MembershipError::NoAnswer { id, address, reason, runs })
         })?;
         let address = address.to_owned();
         if found.node_id != wanted.get() {
@@ -131,8 +133,8 @@ impl Node {
             return Err(refused(MembershipError::WrongId { address, wanted, found }));
         }
         let ours = self.peers.identity();
-        if ![None, ours.cluster_id].contains(&found.cluster_id)
-            || ![0, ours.founders].contains(&found.founders)
+        if ![None, ours.cluster_id.map(ClusterId::from)].contains(&found.cluster_id)
+            || ![None, ours.founders].contains(&found.founders)
         {
             let found = found.cluster_id;
             return Err(refused(MembershipError::OtherCluster { address, found }));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
 use quorate_log::NodeId;
-use quorate_state::{Command, Levels, Op, Reply, Request};
+use quorate_state::{Command, Levels, Op, Reply, Request, Revision, Write};
 use tokio::time::Instant;
 
 use crate::error::{CallError, NodeError};
@@ -38,19 +38,35 @@ impl Node {
     ///
     /// # Errors
     /// The state machine's refusal, or why it did not come in time; the name is none.
-    pub(crate) async fn propose(
+    pub(crate) async fn propose<W: Write>(
         &self,
-        op: Op,
+        write: W,
         given: Option<GivenName>,
         deadline: Instant,
-    ) -> Result<Outcome, CallError> {
+    ) -> Result<(W::Answer, Revision), CallError> {
         self.once_recent(deadline).await?;
+        let op = write.into();
         let now = self.applied.lock().registry.clock();
         let named = requests::name(&self.origin, given, &op, now)?;
         let outcome = self.on_leader((op, named.request), deadline, &mut 0).await?;
+        Ok(self.answer_to::<W>(outcome)?)
+    }
+
+    /// What a write is answered, and the revision after it.
+    ///
+    /// # Errors
+    /// The state machine's refusal.
+    pub(super) fn answer_to<W: Write>(
+        &self,
+        outcome: Outcome,
+    ) -> Result<(W::Answer, Revision), NodeError> {
         match outcome.reply {
-            Reply::Rejected(rejection) => Err(NodeError::Rejected(rejection).into()),
-            _ => Ok(outcome),
+            Reply::Rejected(rejection) => Err(NodeError::Rejected(rejection)),
+            reply => {
+                let answer = W::read(reply);
+                let answer = answer.ok_or_else(|| self.unexpected(&"the reply to another write"));
+                Ok((answer?, outcome.revision))
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use quorate_log::NodeId;
-use quorate_state::{LeaseId, Op, Reply};
+use quorate_state::{LeaseId, Renew};
 use tokio::sync::mpsc::{Sender, error::TrySendError};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -18,7 +18,6 @@ use crate::node::Node;
 use crate::node::forwards::{Forwards, Messages, forwards};
 use crate::node::reads::{ReadIndex, Rounds, read_index};
 use crate::node::renewals::{BatchRenewed, Batches, Patience, Renewals, Renewed, renewals};
-use crate::types::Outcome;
 
 /// The queues of a node.
 #[derive(Debug)]
@@ -165,12 +164,10 @@ impl Node {
     async fn propose_renewals(&self, leases: Vec<LeaseId>) -> Result<BatchRenewed, NodeError> {
         let since = Instant::now();
         self.meters.renewals.observe(leases.len() as f64);
-        let proposed = self.propose_here(Op::Renew(leases), None);
+        let proposed = self.propose_here(Renew(leases).into(), None);
         let proposed = timeout(self.tunables.request_timeout(), proposed).await;
-        let Outcome { reply, revision } = proposed.map_err(|_| self.late(since))??;
-        let Reply::Renewed { unknown } = reply else {
-            return Err(self.unexpected(&"renewals have the reply of another command"));
-        };
+        let outcome = proposed.map_err(|_| self.late(since))??;
+        let (unknown, revision) = self.answer_to::<Renew>(outcome)?;
         let unknown = Arc::new(unknown.into_iter().collect());
         Ok(BatchRenewed { unknown, revision: revision.0 })
     }

@@ -9,7 +9,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use quorate_log::{ClusterId, NodeId};
+use quorate_log::NodeId;
+use quorate_proto::ClusterId;
 use quorate_state::Predecessor;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -128,7 +129,6 @@ impl Node {
     }
 
     pub(crate) fn is_succeeded(&self, told_by: NodeId, by: ClusterId) -> RunError {
-        let cluster_id = ClusterId::number(self.peers.cluster_id());
-        RunError::Succeeded { id: self.id, cluster_id, told_by, by }
+        RunError::Succeeded { id: self.id, cluster_id: self.peers.cluster_id(), told_by, by }
     }
 }

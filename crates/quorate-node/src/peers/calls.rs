@@ -2,12 +2,16 @@
 //! those of Raft in `raft/network`, calls of the leader in `node/calls`. Knows no node and no
 //! registry.
 
+use std::error::Error as _;
 use std::future::Future;
+use std::num::NonZeroU64;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use quorate_log::{ClusterId, NodeId};
+use quorate_log::NodeId;
+use quorate_proto::ClusterId;
 use quorate_proto::peer::v1::{
     Ballot, Forwarded, IdentifyRequest, MovedRequest, ReadIndexRequest, RecallRequest, Recalled,
     StatusRequest, SucceedRequest,
@@ -28,7 +32,7 @@ pub(crate) struct Identified {
     pub(crate) node_id: u64,
     /// `None`: of none yet.
     pub(crate) cluster_id: Option<ClusterId>,
-    pub(crate) founders: u64,
+    pub(crate) founders: Option<NonZeroU64>,
     /// Where clients reach it.
     pub(crate) client_address: String,
     /// Its cluster is founded, and it is a member.
@@ -73,7 +77,7 @@ impl Peers {
         Ok(Identified {
             node_id: answer.node_id,
             cluster_id: ClusterId::new(answer.cluster_id),
-            founders: answer.founders,
+            founders: NonZeroU64::new(answer.founders),
             client_address: answer.client_address,
             founded: answer.founded,
             leads: answer.leads,
@@ -192,7 +196,7 @@ impl Peers {
         within: Duration,
     ) -> Result<bool, Status> {
         let mut client = self.client(node, address, Lane::Control)?;
-        let (cluster_id, ago_ms) = (ClusterId::number(Some(of)), ago.as_millis() as u64);
+        let (cluster_id, ago_ms) = (ClusterId::to_wire(Some(of)), ago.as_millis() as u64);
         let message = SucceedRequest { cluster_id, ago_ms };
         let request = self.request(node, message, Some(within));
         Ok(in_time(within, client.succeed(request)).await?.ends)
@@ -258,17 +262,60 @@ async fn in_time<T>(
     Ok(answer.map_err(in_words)?.into_inner())
 }
 
+/// Beside words for what the transport says: something listens there, and takes no such call.
+#[derive(Debug, thiserror::Error)]
+#[error("something else listens there")]
+struct Listens;
+
+/// Whether something answered or listens where a call failed: there is nothing to start there.
+pub(crate) fn listens_there(refusal: &Status) -> bool {
+    match refusal.source() {
+        Some(source) => source.is::<Listens>(),
+        None => !matches!(refusal.code(), Code::DeadlineExceeded | Code::Unavailable),
+    }
+}
+
 /// What the transport answers of itself may have no words, or those of a library.
 fn in_words(status: Status) -> Status {
-    if let Some(words) = words::of(&status) {
-        return Status::new(status.code(), words);
-    }
-    match (status.code(), status.message()) {
-        (code @ Code::Unimplemented, "") => Status::new(
-            code,
-            "what listens there is not for other nodes (--peer-listen), perhaps for clients",
+    let listens = |words: String| {
+        let mut told = Status::new(status.code(), words);
+        told.set_source(Arc::new(Listens));
+        told
+    };
+    match (words::of(&status), status.code(), status.message()) {
+        (Some(words), ..) => listens(words),
+        (None, Code::Unimplemented, "") => listens(
+            "what listens there is not for other nodes (--peer-listen), perhaps for clients"
+                .to_owned(),
         ),
-        (code, "") => Status::new(code, code.description()),
+        (None, code, "") => Status::new(code, code.description()),
         _ => status,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use rustls::InvalidMessage;
+
+    use super::*;
+
+    #[test]
+    fn where_something_listens_there_is_nothing_to_start() {
+        let silent = io::Error::from(io::ErrorKind::ConnectionRefused);
+        let plain = InvalidMessage::InvalidContentType;
+        let plain = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::from(plain));
+        for (status, listens) in [
+            (Status::from_error(Box::new(silent)), false),
+            (Status::deadline_exceeded("no answer within 500 ms"), false),
+            (Status::from_error(Box::new(plain)), true),
+            (Status::unimplemented(""), true),
+            (Status::permission_denied("it wants a certificate"), true),
+        ] {
+            let told = in_words(status);
+            assert_eq!(listens_there(&told), listens, "{told}");
+            assert!(!told.message().is_empty());
+        }
     }
 }

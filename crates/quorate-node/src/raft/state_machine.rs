@@ -11,7 +11,8 @@ use std::sync::Arc;
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{OptionalSend, Snapshot};
-use quorate_log::{ClusterId, Identity, SnapshotFile, SnapshotStore};
+use quorate_log::{Identity, SnapshotFile, SnapshotStore};
+use quorate_proto::ClusterId;
 use quorate_state::{Registry, read_snapshot, write_snapshot};
 
 use crate::applied::Applied;
@@ -39,14 +40,15 @@ impl StateMachine {
     /// Records the id of the cluster once it is applied, before anything is served with it. What
     /// another cluster's log or snapshot holds stops the node.
     async fn settle_cluster(&self) -> io::Result<()> {
-        let applied = self.applied.lock().registry.cluster_id().map(ClusterId::from);
+        let applied = self.applied.lock().registry.cluster_id();
         let known = self.peers.identity();
         let Some(cluster_id) = applied.filter(|_| applied != known.cluster_id) else {
             return Ok(());
         };
-        let identity = Identity { cluster_id: applied, ..known };
+        let identity = Identity { cluster_id: Some(cluster_id), ..known };
         self.log.stamp(identity).await.map_err(io::Error::other)?;
         self.peers.set_identity(identity);
+        let cluster_id = ClusterId::from(cluster_id);
         tracing::info!(%cluster_id, "the cluster is founded");
         Ok(())
     }

@@ -3,7 +3,8 @@
 use std::io::BufReader;
 use std::path::Path;
 
-use quorate_log::{ClusterId, SnapshotFile};
+use quorate_log::SnapshotFile;
+use quorate_proto::ClusterId;
 use quorate_state::{Counts, Instance, Registry, Status, read_snapshot};
 
 use crate::backup::Head;
@@ -22,6 +23,7 @@ pub struct Backup {
 
 /// One instance in a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BackedUp {
     /// Its namespace.
     pub namespace: String,

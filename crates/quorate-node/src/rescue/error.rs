@@ -3,7 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use quorate_log::{ClusterId, LogError, OpenError, StampError};
+use quorate_log::{LogError, OpenError, StampError};
+use quorate_proto::ClusterId;
 
 use crate::backup::HeadError;
 
@@ -11,6 +12,7 @@ type Source = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a backup or a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RescueError {
     /// The file system refused.
     #[error("cannot {operation} {}", path.display())]

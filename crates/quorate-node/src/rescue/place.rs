@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use openraft::Membership;
 use openraft::storage::RaftLogStorage as _;
-use quorate_log::{ClusterId, Identity, Io, LogOptions, NodeId, SnapshotStore, make_dir};
+use quorate_log::{Identity, Io, LogOptions, NodeId, SnapshotStore, make_dir};
+use quorate_proto::ClusterId;
 use quorate_state::{Registry, write_snapshot};
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
@@ -148,8 +149,8 @@ impl NewState {
         make_dir(dir)?;
         let options = LogOptions { io: Io::Inline, ..LogOptions::default() };
         let mut log = LogStore::open(dir.join("log"), options)?;
-        let (cluster_id, node_id) = (Some(self.cluster_id), self.node_id);
-        log.stamp(Identity { cluster_id, founders: 0, node_id }).await?;
+        let (cluster_id, node_id) = (Some(self.cluster_id.into()), self.node_id);
+        log.stamp(Identity { cluster_id, founders: None, node_id }).await?;
         log.save_vote(&Vote::new(self.term, node_id)).await?;
         if let Some(last) = self.last {
             log.purge(last).await?;

@@ -9,7 +9,8 @@ use std::time::SystemTime;
 use openraft::storage::{RaftLogReader as _, RaftLogStorage as _};
 use openraft::vote::RaftLeaderId as _;
 use prometheus_client::metrics::histogram::Histogram;
-use quorate_log::{ClusterId, Io, LogOptions, NodeId, SnapshotStore};
+use quorate_log::{Io, LogOptions, NodeId, SnapshotStore};
+use quorate_proto::ClusterId;
 use quorate_state::{Counts, OldNode, Registry, read_snapshot};
 
 use crate::applied::Applied;

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -91,7 +92,7 @@ pub(super) async fn settle_identity(
     net: &Net,
     tls: Option<Arc<Tls>>,
 ) -> Result<Identity, StartError> {
-    let nobody = Identity { cluster_id: None, founders: 0, node_id: id };
+    let nobody = Identity { cluster_id: None, founders: None, node_id: id };
     let dir = config.data_dir.clone();
     if let Some(owner) = log.identity() {
         if owner.node_id != id {
@@ -109,7 +110,7 @@ pub(super) async fn settle_identity(
         return Err(StartError::Amnesia { id, dir, told_by });
     }
     let Some(members) = config.start.founders() else { return Ok(nobody) };
-    let identity = Identity { founders: founders_hash(&members), ..nobody };
+    let identity = Identity { founders: Some(founders_hash(&members)), ..nobody };
     log.stamp(identity).await?;
     Ok(identity)
 }
@@ -143,9 +144,10 @@ pub(super) fn tell_of_start(start: &Start, identity: Identity, peer_address: &st
 
 /// By what founders know each other: every one of them finds the same from the list that all of
 /// them were given. It is no cluster's id: clusters may be founded with the same list again.
-fn founders_hash(members: &BTreeMap<NodeId, String>) -> u64 {
+fn founders_hash(members: &BTreeMap<NodeId, String>) -> NonZeroU64 {
     let listed: Vec<String> = members.iter().map(|(id, addr)| format!("{id}={addr}")).collect();
-    xxhash_rust::xxh3::xxh3_64(listed.join(",").as_bytes()).max(1)
+    let hash = xxhash_rust::xxh3::xxh3_64(listed.join(",").as_bytes());
+    NonZeroU64::new(hash).unwrap_or(NonZeroU64::MIN)
 }
 
 /// # Errors
@@ -321,7 +323,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut log, snapshots) = open(dir.path(), Io::Inline).await.unwrap();
         let node_id = NodeId::new(1).unwrap();
-        log.stamp(Identity { cluster_id: None, founders: 1, node_id }).await.unwrap();
+        log.stamp(Identity { cluster_id: None, founders: NonZeroU64::new(1), node_id })
+            .await
+            .unwrap();
         let blank = |index| Entry { log_id: id(5, index), payload: openraft::EntryPayload::Blank };
         log.blocking_append((0..=50).map(blank)).await.unwrap();
         let last_log_id = Some(id(3, 100));

@@ -16,7 +16,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use quorate_log::{ClusterId, NodeId};
+use quorate_log::NodeId;
+use quorate_proto::ClusterId;
 
 use crate::net::endpoint;
 use crate::node::MemberInfo;

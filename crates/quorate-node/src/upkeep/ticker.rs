@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_log::NodeId;
-use quorate_state::{Clock, LeaseId, Op, limits};
+use quorate_state::{Clock, Op, limits};
 use tokio::time::Instant;
 
 use crate::clock::TICK;
@@ -222,7 +222,7 @@ impl Ticker {
 /// is the same everywhere.
 fn founding() -> Op {
     let cluster_id = NonZeroU64::new(random()).unwrap_or(NonZeroU64::MIN);
-    let lease_base = LeaseId(random() % LEASE_BASES);
+    let lease_base = random() % LEASE_BASES;
     Op::Found { cluster_id, lease_base }
 }
 

@@ -14,7 +14,7 @@ use crate::registry::instances::Service;
 use crate::registry::leases::Lease;
 use crate::registry::replies::Origin;
 use crate::tables::kept::Kept;
-use crate::types::{LeaseId, Revision};
+use crate::types::Revision;
 
 /// The old cluster has made fewer changes since: at 100,000 a second they take 115 days. It
 /// shows: revision 1000000000042 is 42 of the state before, and numbers stay exact in JSON for
@@ -83,7 +83,7 @@ impl Registry {
             level: self.level,
             clock: self.clock,
             revision,
-            last_lease: LeaseId(self.last_lease.0 + LEASES_AHEAD),
+            last_lease: self.last_lease + LEASES_AHEAD,
             forgotten: revision,
             ..Self::new()
         };

@@ -72,8 +72,8 @@ impl Lease {
 }
 
 impl Registry {
-    /// The last lease that was given out: whatever comes later has a higher id.
-    pub fn last_lease(&self) -> LeaseId {
+    /// No lease that was given out has a higher id than this, and all later ones have.
+    pub fn last_lease(&self) -> u64 {
         self.last_lease
     }
 
@@ -123,8 +123,8 @@ impl Registry {
     }
 
     pub(super) fn add_lease(&mut self, ttl: Ttl) -> LeaseId {
-        let id = LeaseId(self.last_lease.0 + 1);
-        self.last_lease = id;
+        self.last_lease += 1;
+        let id = LeaseId(self.last_lease);
         let deadline = self.clock.plus_ms(ttl.as_ms());
         let lease = Lease { id, ttl, renewed: self.clock, deadline, instances: Kept::None };
         self.insert_lease(lease);

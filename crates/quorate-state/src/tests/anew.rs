@@ -85,10 +85,10 @@ fn nothing_that_the_old_cluster_said_later_means_something_else() {
         assert!(service.revision > revision, "{name} counts as changed");
     }
     let mut t = Transcript { registry: anew };
-    let renewed = t.apply(20_001, renew(&[last_lease.0]));
-    assert_eq!(told(&renewed), format!("renewed but L{}", last_lease.0));
+    let renewed = t.apply(20_001, renew(&[last_lease]));
+    assert_eq!(told(&renewed), format!("renewed but L{last_lease}"));
     t.apply(20_001, register("new/a", 1));
-    assert!(t.instance("new/a").lease > last_lease);
+    assert!(t.instance("new/a").lease.0 > last_lease);
 }
 
 #[test]

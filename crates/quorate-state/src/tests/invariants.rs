@@ -58,7 +58,7 @@ pub(super) fn check_nothing_is_late(registry: &Registry) {
 fn check_leases(registry: &Registry) {
     for lease in registry.leases.values() {
         let id = &lease.id;
-        assert!(lease.id.0 > 0 && lease.id <= registry.last_lease, "{id:?} was never given out");
+        assert!((1..=registry.last_lease).contains(&lease.id.0), "{id:?} was never given out");
         assert!(lease.renewed <= registry.clock, "{id:?} was renewed in the future");
         let ttl = lease.ttl.as_ms();
         assert!(lease.deadline >= lease.renewed.plus_ms(ttl), "{id:?} lives shorter than its TTL");

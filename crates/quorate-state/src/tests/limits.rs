@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::limits;
 
 /// The error's text; nothing where it was taken.
 fn text<T>(result: Result<T, Invalid>) -> String {
@@ -256,6 +257,58 @@ fn override_reason() {
 /// The edge checks these; the numbers are those of the proto.
 #[test]
 fn one_call() {
-    assert_eq!(crate::limits::INSTANCES_PER_CALL, 1_000);
-    assert_eq!(crate::limits::LEASES_PER_CALL, 10_000);
+    assert_eq!(limits::INSTANCES_PER_CALL, 1_000);
+    assert_eq!(limits::LEASES_PER_CALL, 10_000);
+}
+
+/// "10,000".
+fn grouped(number: u64) -> String {
+    match number {
+        0..1_000 => number.to_string(),
+        _ => format!("{},{:03}", grouped(number / 1_000), number % 1_000),
+    }
+}
+
+/// What callers read of the limits, in their contract, are the limits that are checked.
+#[test]
+fn the_contract_names_these_limits() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../proto/quorate/v1/types.proto");
+    let text = std::fs::read_to_string(path).unwrap();
+    let words: Vec<&str> = text.split_whitespace().filter(|word| *word != "//").collect();
+    let text = words.join(" ");
+    let count = |number: usize| grouped(number as u64);
+    let (ttl_min, ttl_max) = (grouped(limits::TTL_MIN_MS), grouped(limits::TTL_MAX_MS));
+    let every = [
+        limits::CHECK_INTERVAL_MIN_MS,
+        limits::CHECK_INTERVAL_MAX_MS,
+        limits::CHECK_INTERVAL_DEFAULT_MS,
+    ];
+    let [every_min, every_max, every_default] = every.map(|ms| grouped(ms.into()));
+    let timeout = [limits::CHECK_TIMEOUT_MIN_MS, limits::CHECK_TIMEOUT_DEFAULT_MS];
+    let [timeout_min, timeout_default] = timeout.map(|ms| grouped(ms.into()));
+    let times = |default: u32| format!("1 to {}; 0: {default}.", limits::CHECK_THRESHOLD);
+    for said in [
+        format!("version: 1 to {} bytes of [A-Za-z0-9._-]", count(limits::NAME_BYTES)),
+        format!("endpoints 1 to {} an instance", count(limits::ENDPOINTS)),
+        format!("something after it), 1 to {} bytes", count(limits::URI_BYTES)),
+        format!("metadata up to {} entries", count(limits::METADATA_ENTRIES)),
+        format!("{} KiB of keys and values together", limits::METADATA_BYTES / 1_024),
+        format!("requires up to {} service names", count(limits::REQUIRES)),
+        format!("tags up to {} an instance", count(limits::TAGS)),
+        format!("each 1 to {} bytes of printable ASCII", count(limits::TAG_BYTES)),
+        format!("weight 0 to {}", grouped(limits::WEIGHT.into())),
+        format!("load 0 to {}", grouped(limits::LOAD.into())),
+        format!("checks up to {} an instance", count(limits::CHECKS)),
+        format!("TTL {ttl_min} ms to {ttl_max} ms"),
+        format!("one call up to {} instances", count(limits::INSTANCES_PER_CALL)),
+        format!("instances, {} leases", count(limits::LEASES_PER_CALL)),
+        format!("not set means {}.", limits::WEIGHT_DEFAULT),
+        format!("ms: {every_min} to {every_max}; 0: {every_default}."),
+        format!("ms: {timeout_min} to interval_ms; 0: {timeout_default}, or"),
+        times(limits::CHECK_FAILURES_DEFAULT),
+        times(limits::CHECK_SUCCESSES_DEFAULT),
+        format!("at most {} bytes, longer ones are cut", limits::HEALTH_REASON_BYTES),
+    ] {
+        assert!(text.contains(&said), "types.proto does not say {said:?}");
+    }
 }

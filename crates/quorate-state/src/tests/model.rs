@@ -56,10 +56,10 @@ enum Time {
 }
 
 impl Model {
-    fn found(&mut self, cluster_id: NonZeroU64, lease_base: LeaseId) -> Reply {
+    fn found(&mut self, cluster_id: NonZeroU64, lease_base: u64) -> Reply {
         if self.cluster_id.is_none() {
             self.cluster_id = Some(cluster_id);
-            self.leases_given = self.leases_given.max(lease_base.0);
+            self.leases_given = self.leases_given.max(lease_base);
         }
         Reply::Done
     }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::args::ClientArgs;
 use crate::authority::rfc3339;
-use crate::commands::cluster::verdict::{Verdict, disagree, verdict};
+use crate::commands::cluster::verdict::{Verdict, disagree, leader, verdict};
 use crate::commands::rescue::ago;
 use crate::commands::view::{Outsider, View, look, standing};
 use crate::connect::{Stay, client};
@@ -72,8 +72,7 @@ pub(in crate::commands) fn is_settled(status: &StatusResponse) -> bool {
 /// What is wrong, if not: a node leads, every member answers, has a part in it and what it should,
 /// and has reported its address for clients.
 fn lacking(status: &StatusResponse, goal: Option<u64>) -> Vec<String> {
-    let led = status.header.as_ref().is_some_and(|header| header.leader_id != 0);
-    let Some(goal) = goal.filter(|_| led && !status.members.is_empty()) else {
+    let Some(goal) = goal.filter(|_| leader(status).is_some() && !status.members.is_empty()) else {
         return vec!["no node leads".to_owned()];
     };
     let fault = |status: &MemberStatus| {
@@ -285,9 +284,9 @@ fn called(cluster_name: &str) -> String {
 fn summary(view: &View) -> Vec<String> {
     let status = &view.status;
     let header = status.header.clone().unwrap_or_default();
-    let leader = match header.leader_id {
-        0 => "NO LEADER".to_owned(),
-        id => format!("leader {id}"),
+    let leader = match leader(status) {
+        None => "NO LEADER".to_owned(),
+        Some(id) => format!("leader {id}"),
     };
     let mut lines = vec![
         format!(

@@ -60,7 +60,6 @@ pub(super) fn verdict(view: &View, faults: &[String]) -> Verdict {
         voters.iter().filter(|it| !it.reachable).map(|it| id(it).to_string()).collect();
     let (all, answer) = (voters.len(), voters.len() - silent.len());
     let needed = all / 2 + 1;
-    let leader = status.header.as_ref().map_or(0, |header| header.leader_id);
     let silent = silent.join(", ");
     if let Some(verdict) = of_strangers(view) {
         return verdict;
@@ -76,14 +75,14 @@ pub(super) fn verdict(view: &View, faults: &[String]) -> Verdict {
             ),
         };
     }
-    if leader == 0 {
+    let Some(leader) = leader(status) else {
         return Verdict {
             health: Health::NoQuorum,
             meaning: format!("no node leads, although {answer} of {all} voters answer: no writes"),
             next: "look again in a few seconds; if it stays, the logs of the nodes say why"
                 .to_owned(),
         };
-    }
+    };
     let down = (answer < all).then(|| {
         (
             format!(
@@ -113,6 +112,12 @@ pub(in crate::commands) fn votes(status: &MemberStatus) -> bool {
 
 pub(crate) fn id(status: &MemberStatus) -> u64 {
     status.member.as_ref().map_or(0, |member| member.id)
+}
+
+/// Who leads, as the node that answers sees it.
+pub(in crate::commands) fn leader(status: &StatusResponse) -> Option<u64> {
+    let id = status.header.as_ref()?.leader_id;
+    (id != 0).then_some(id)
 }
 
 type Found = (String, String);

@@ -2,11 +2,11 @@
 //! should be; a difference is a bug somewhere, which is logged, counted, and repaired by reading
 //! the service anew.
 
+use quorate_proto::ClusterId;
 use quorate_proto::v1::{Consistency, FetchRequest, Service};
 
 use super::hub::Shared;
 use super::topics::Topics;
-use crate::cluster_id::ClusterId;
 use crate::nodes::endpoints::Target;
 use crate::reading::read;
 

@@ -10,11 +10,11 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use prost::Message;
+use quorate_proto::ClusterId;
 use quorate_proto::v1::{Instance, Service};
 use tokio::time::sleep;
 
 use super::hub::Shared;
-use crate::cluster_id::ClusterId;
 
 /// A service is written no more often than this.
 const WRITE_EVERY: Duration = Duration::from_secs(1);

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
+use quorate_proto::ClusterId;
 use quorate_proto::limits::SERVICES_PER_CALL;
 use quorate_proto::v1::WatchSubscribe;
 use tokio::sync::{Notify, watch};
@@ -24,7 +25,6 @@ use tokio_util::task::AbortOnDropHandle;
 use super::audit;
 use super::cache::{self, Cache};
 use super::topics::{Feed, LINGER, Queue, Topics};
-use crate::cluster_id::ClusterId;
 use crate::core::Core;
 use crate::counters::Counts;
 use crate::error::Error;

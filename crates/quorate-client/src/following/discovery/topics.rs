@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use quorate_proto::ClusterId;
 use quorate_proto::limits::SERVICES_PER_CALL;
 use quorate_proto::v1::{Change, ChangeKind, Instance, RemoveReason, Service};
 use tokio::sync::{Notify, watch};
@@ -13,7 +14,6 @@ use tokio::time::Instant;
 
 use super::instances::{Instances, Origin, Selector};
 use crate::clock::Moment;
-use crate::cluster_id::ClusterId;
 use crate::error::Error;
 use crate::following::watch::{Backlog, WatchEvent};
 

@@ -1,10 +1,9 @@
 //! Where a stream stands: takes its messages one by one, checks that none is missing, and says what
 //! each comes to. Knows neither connections nor time, nor what is known from other streams.
 
+use quorate_proto::ClusterId;
 use quorate_proto::v1::{Change, ResponseHeader, Service, WatchResponse, watch_response::Kind};
 use tonic::Status;
-
-use crate::cluster_id::ClusterId;
 
 /// What a message came to.
 #[derive(Debug)]

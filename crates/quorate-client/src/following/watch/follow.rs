@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use quorate_proto::ClusterId;
 use quorate_proto::v1::WatchSubscribe;
 
 use super::{Publisher, View, WatchEvent};
-use crate::cluster_id::ClusterId;
 use crate::core::Core;
 use crate::following::stream::{Ended, Event, Follower, Stream, Taken};
 use crate::types::Selection;

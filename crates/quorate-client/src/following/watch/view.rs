@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use quorate_proto::ClusterId;
 use quorate_proto::v1::{Change, ChangeKind, Instance, RemoveReason, Service};
 
 use super::WatchEvent;
-use crate::cluster_id::ClusterId;
 
 type Instances = BTreeMap<String, Arc<Instance>>;
 

@@ -3,12 +3,12 @@
 
 use std::time::{Duration, Instant};
 
+use quorate_proto::ClusterId;
 use quorate_proto::trailers;
 use tokio::sync::watch;
 use tonic::Status;
 
 use super::{Address, Endpoints, Inner, Node};
-use crate::cluster_id::ClusterId;
 
 /// A node that failed may still be of the client's cluster for this long after one of that cluster
 /// answered last. Longer than an election: a cluster that is only between two leaders must not be

@@ -3,13 +3,13 @@
 use std::pin::pin;
 use std::time::Duration;
 
+use quorate_proto::ClusterId;
 use rand::Rng;
 use tokio::sync::oneshot::error::RecvError;
 use tokio::time::Instant;
 use tonic::Status;
 
 use super::{Event, Held, Keeper, Next};
-use crate::cluster_id::ClusterId;
 use crate::error::Error;
 use crate::nodes::call::Failure;
 use crate::nodes::retry::{Decision, retry_after};

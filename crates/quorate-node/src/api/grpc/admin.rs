@@ -273,9 +273,10 @@ impl AdminService {
     ) -> Handled<SetOverrideResponse> {
         let Call { message: mut request, deadline, caller } = call;
         let id = convert::request_id(request.request_id.take(), rights::share(&self.node, &caller));
-        let op = convert::set_override(request)?;
-        let revision = self.node.propose(op, id, deadline).await?.revision.0;
-        Ok(standing(revision, SetOverrideResponse { header: header(&self.node, revision, 0) }))
+        let write = convert::set_override(request)?;
+        let ((), revision) = self.node.propose(write, id, deadline).await?;
+        let header = header(&self.node, revision.0, 0);
+        Ok(standing(revision.0, SetOverrideResponse { header }))
     }
 
     async fn on_list_overrides(

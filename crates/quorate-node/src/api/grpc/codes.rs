@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use quorate_log::ClusterId;
+use quorate_proto::ClusterId;
 use quorate_proto::trailers;
 use quorate_state::Rejection;
 use tonic::{Code, Status};
@@ -109,7 +109,7 @@ impl From<PeerError> for Status {
             &error
         {
             let ago_ms = ago.as_millis() as u64;
-            status.metadata_mut().insert(SUCCEEDED_BY, ClusterId::number(*ours).into());
+            status.metadata_mut().insert(SUCCEEDED_BY, ClusterId::to_wire(*ours).into());
             status.metadata_mut().insert(SUCCEEDED_AGO, ago_ms.into());
         }
         status.set_source(Arc::new(error));

@@ -10,9 +10,9 @@ use std::fmt::Display;
 
 use quorate_proto::v1 as wire;
 use quorate_state::{
-    Change, Deregister, Event, Instance, InstanceId, InstanceKey, InstanceRef, InstanceSpec,
-    Invalid, LeaseId, Load, Namespace, Op, Override, Register, RemoveReason, ServiceKey,
-    ServiceName, Share, SpecParts, Status, Ttl, Update, limits,
+    Change, Deregister, Event, Incarnation, Instance, InstanceId, InstanceKey, InstanceRef,
+    InstanceSpec, Invalid, LeaseId, Load, Namespace, Op, Override, Register, RemoveReason,
+    ServiceKey, ServiceName, SetOverride, Share, SpecParts, Status, Ttl, Update, limits,
 };
 
 pub(super) use self::status::{condition_to_wire, member_status, predecessors_to_wire};
@@ -44,13 +44,18 @@ pub(super) fn instance_key(
     Ok(InstanceKey { service, id: InstanceId::new(format_args!("{field}id"), id)? })
 }
 
+/// The lease that a request names; 0 on the wire: none.
+pub(super) fn lease_id(number: u64) -> Option<LeaseId> {
+    (number != 0).then_some(LeaseId(number))
+}
+
 /// `share`: of the caller.
 pub(super) fn request_id(id: Option<wire::RequestId>, share: Share) -> Option<GivenName> {
     let wire::RequestId { origin, number, done_below, age_ms } = id?;
     Some(GivenName { origin, number, done_below, age_ms, share })
 }
 
-pub(super) fn register(request: wire::RegisterRequest) -> Result<Op, Invalid> {
+pub(super) fn register(request: wire::RegisterRequest) -> Result<Register, Invalid> {
     let namespace = namespace(&request.namespace)?;
     count("instances", request.instances.len(), 1, limits::INSTANCES_PER_CALL)?;
     let ttl = match request.ttl_ms {
@@ -67,22 +72,22 @@ pub(super) fn register(request: wire::RegisterRequest) -> Result<Op, Invalid> {
         }
         instances.push((key, instance_spec(field, spec)?));
     }
-    let lease = (request.lease_id != 0).then_some(LeaseId(request.lease_id));
+    let lease = lease_id(request.lease_id);
     let incarnation = incarnations::named("incarnation", request.incarnation)?;
-    Ok(Op::Register(Register { lease, ttl, incarnation, instances, within: None }))
+    Ok(Register { lease, ttl, incarnation, instances, within: None })
 }
 
 impl Touches for wire::RegisterRequest {
     fn touches(&self) -> Touched<'_> {
         let names = self.instances.iter().map(|spec| (spec.service.as_str(), spec.id.as_str()));
         let what = What::Instances(names.collect());
-        let (lease, incarnation) = (self.lease_id, self.incarnation);
-        Touched::of(&self.namespace, what).under(lease, incarnation)
+        let run = (self.incarnation != 0).then_some(Incarnation(self.incarnation));
+        Touched::of(&self.namespace, what).under(lease_id(self.lease_id), run)
     }
 
     fn write(&self) -> Option<(Op, GivenName)> {
         let id = request_id(self.request_id, Share::default())?;
-        Some((register(Self { request_id: None, ..self.clone() }).ok()?, id))
+        Some((register(Self { request_id: None, ..self.clone() }).ok()?.into(), id))
     }
 }
 
@@ -128,21 +133,22 @@ impl Touches for wire::RenewRequest {
     }
 }
 
-pub(super) fn deregister(request: wire::DeregisterRequest) -> Result<Op, Invalid> {
+pub(super) fn deregister(request: wire::DeregisterRequest) -> Result<Deregister, Invalid> {
     let namespace = namespace(&request.namespace)?;
-    if (request.lease_id == 0) == request.instances.is_empty() {
+    let lease = lease_id(request.lease_id);
+    if lease.is_none() == request.instances.is_empty() {
         let given = format!("{} and {} instances", request.lease_id, request.instances.len());
         let must = "exactly one of lease_id and instances must be set";
         return Err(Invalid::text("lease_id", &given, must));
     }
-    if request.lease_id != 0 {
-        return Ok(Op::Deregister(Deregister::Lease(LeaseId(request.lease_id))));
+    if let Some(lease) = lease {
+        return Ok(Deregister::Lease(lease));
     }
     count("instances", request.instances.len(), 1, limits::INSTANCES_PER_CALL)?;
     let refs = request.instances.into_iter().enumerate().map(|(index, instance)| {
         instance_ref(format_args!("instances[{index}]."), &namespace, &instance)
     });
-    Ok(Op::Deregister(Deregister::Instances(refs.collect::<Result<_, _>>()?)))
+    Ok(Deregister::Instances(refs.collect::<Result<_, _>>()?))
 }
 
 impl Touches for wire::DeregisterRequest {
@@ -151,12 +157,12 @@ impl Touches for wire::DeregisterRequest {
             [] => What::Nothing,
             instances => What::Instances(instances.iter().map(of_instance).collect()),
         };
-        Touched::of(&self.namespace, what).under(self.lease_id, 0)
+        Touched::of(&self.namespace, what).under(lease_id(self.lease_id), None)
     }
 
     fn write(&self) -> Option<(Op, GivenName)> {
         let id = request_id(self.request_id, Share::default())?;
-        Some((deregister(Self { request_id: None, ..self.clone() }).ok()?, id))
+        Some((deregister(Self { request_id: None, ..self.clone() }).ok()?.into(), id))
     }
 }
 
@@ -175,7 +181,7 @@ fn of_instance(instance: &wire::InstanceRef) -> (&str, &str) {
     (&instance.service, &instance.id)
 }
 
-pub(super) fn update(request: wire::UpdateRequest) -> Result<Op, Invalid> {
+pub(super) fn update(request: wire::UpdateRequest) -> Result<Update, Invalid> {
     let namespace = namespace(&request.namespace)?;
     let instance = request.instance.unwrap_or_default();
     let update = Update {
@@ -185,7 +191,7 @@ pub(super) fn update(request: wire::UpdateRequest) -> Result<Op, Invalid> {
         metadata: request.metadata.map(|metadata| metadata.entries),
         load: request.load.map(|load| Load::new("load", load)).transpose()?,
     };
-    Ok(Op::Update(update.check()?))
+    update.check()
 }
 
 impl Touches for wire::UpdateRequest {
@@ -195,7 +201,7 @@ impl Touches for wire::UpdateRequest {
     }
 }
 
-pub(super) fn set_override(request: wire::SetOverrideRequest) -> Result<Op, Invalid> {
+pub(super) fn set_override(request: wire::SetOverrideRequest) -> Result<SetOverride, Invalid> {
     let namespace = namespace(&request.namespace)?;
     let key = instance_key("", &namespace, &request.service, &request.id)?;
     let value = match request.r#override {
@@ -205,7 +211,7 @@ pub(super) fn set_override(request: wire::SetOverrideRequest) -> Result<Op, Inva
             Some(Override::new(status, value.weight, value.reason)?)
         }
     };
-    Ok(Op::Override { key, value })
+    Ok(SetOverride { key, value })
 }
 
 impl Touches for wire::SetOverrideRequest {

@@ -272,7 +272,7 @@ where
         if node.access().is_checked() && method != Method::Watch {
             let touched = call.message.touched();
             rights::check(&call.caller.principal, method.needed(), &touched)?;
-            if touched.lease != 0 || touched.incarnation != 0 {
+            if touched.lease.is_some() || touched.incarnation.is_some() {
                 Box::pin(rights::check_lease(node, &call, &touched)).await?;
             }
         }

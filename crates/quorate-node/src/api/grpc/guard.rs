@@ -5,7 +5,8 @@
 use std::io::BufReader;
 use std::time::Duration;
 
-use quorate_log::{ClusterId, NodeId, SnapshotFile};
+use quorate_log::{NodeId, SnapshotFile};
+use quorate_proto::ClusterId;
 use quorate_state::read_snapshot_cluster;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
@@ -143,7 +144,7 @@ impl PeerService {
         let of = of.map_err(PeerError::from)?;
         let of = of.map(ClusterId::from);
         if of.is_none() || of != envelope.cluster_id {
-            let [of, ours] = [of, envelope.cluster_id].map(ClusterId::number);
+            let [of, ours] = [of, envelope.cluster_id].map(ClusterId::to_wire);
             let why = "its snapshot is of cluster";
             return Err(refused(sender, &format!("{why} {of:016x}, not of {ours:016x}")));
         }

@@ -1,6 +1,7 @@
 //! The Peer service: messages of other nodes, handed to Raft or to the node.
 
 use std::future::Future;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::{AppendEntriesRequest, SnapshotResponse, VoteRequest, VoteResponse};
 use openraft::vote::RaftLeaderId as _;
 use prost::Message as _;
-use quorate_log::{ClusterId, Identity, NodeId, SnapshotFile, SnapshotStore};
+use quorate_log::{Identity, NodeId, SnapshotFile, SnapshotStore};
+use quorate_proto::ClusterId;
 use quorate_proto::peer::v1 as wire;
 use quorate_proto::peer::v1::peer_server::Peer;
 use quorate_proto::peer::v1::{
@@ -69,8 +71,8 @@ impl Peer for PeerService {
             leads: node.leads() && node.leadership().leader() == Some(node.id()),
             member_addresses: node.client_addresses(),
             knows_caller: caller.is_some_and(|member| !member.client_address.is_empty()),
-            cluster_id: ClusterId::number(self.node.peers().cluster_id()),
-            founders: self.node.peers().identity().founders,
+            cluster_id: ClusterId::to_wire(self.node.peers().cluster_id()),
+            founders: self.node.peers().identity().founders.map_or(0, NonZeroU64::get),
             node_id: self.node.id().get(),
             client_address: self.node.me().client_address.clone(),
             peer_address: self.node.me().peer_address.clone(),
@@ -255,7 +257,7 @@ impl PeerService {
         let envelope = Envelope::of(metadata);
         let (ours, target) = (self.node.peers().identity(), self.node.id());
         if !envelope.is_of_cluster_of(&ours) {
-            let (ours, theirs) = (ours.cluster_id, envelope.cluster_id);
+            let (ours, theirs) = (ours.cluster_id.map(ClusterId::from), envelope.cluster_id);
             let is_meant = envelope.target == Some(target);
             let made = is_meant.then(|| self.node.made_from(theirs, wall::since_1970())).flatten();
             let made = made.map(|made| (target, made));
@@ -267,7 +269,7 @@ impl PeerService {
         if !self.node.takes_part() {
             return Err(PeerError::Founding { node: target }.into());
         }
-        if ours.cluster_id.is_none() && ours.founders == 0 && is_to_voter(metadata) {
+        if ours.cluster_id.is_none() && ours.founders.is_none() && is_to_voter(metadata) {
             self.node.peers().refused_as_voter(target);
             return Err(PeerError::LostDisk { node: target }.into());
         }
@@ -300,14 +302,14 @@ impl PeerService {
         let known = self.node.peers().identity();
         // A founder waits until the id is applied: until then the id may be any
         // cluster's.
-        if known.cluster_id.is_some() || known.founders != 0 {
+        if known.cluster_id.is_some() || known.founders.is_some() {
             return Ok(());
         }
-        let identity = Identity { cluster_id, founders, ..known };
+        let identity = Identity { cluster_id: cluster_id.map(NonZeroU64::from), founders, ..known };
         let stamped = self.log.stamp(identity).await;
         stamped.map_err(PeerError::from)?;
         self.node.peers().set_identity(identity);
-        let cluster_id = format!("{:016x}", ClusterId::number(cluster_id));
+        let cluster_id = format!("{:016x}", ClusterId::to_wire(cluster_id));
         tracing::info!(cluster_id, "this node now belongs to");
         Ok(())
     }

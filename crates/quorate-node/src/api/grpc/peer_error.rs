@@ -3,7 +3,8 @@
 use std::io;
 
 use openraft::errors::{Fatal, RaftError};
-use quorate_log::{ClusterId, NodeId, StampError};
+use quorate_log::{NodeId, StampError};
+use quorate_proto::ClusterId;
 use quorate_state::Invalid;
 use tokio::task::JoinError;
 
@@ -16,7 +17,7 @@ use crate::types::{TypeConfig, WireError};
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PeerError {
     /// `made`: ours from theirs, whose node this is asked as.
-    #[error("this is a node of cluster {:016x}, {}", ClusterId::number(*ours), not_of(*theirs, *made))]
+    #[error("this is a node of cluster {:016x}, {}", ClusterId::to_wire(*ours), not_of(*theirs, *made))]
     OtherCluster {
         ours: Option<ClusterId>,
         theirs: Option<ClusterId>,
@@ -72,7 +73,7 @@ pub(super) enum PeerError {
 }
 
 fn not_of(theirs: Option<ClusterId>, made: Option<(NodeId, Made)>) -> String {
-    let theirs = ClusterId::number(theirs);
+    let theirs = ClusterId::to_wire(theirs);
     match made {
         None => format!("not of {theirs:016x}"),
         Some((node, Made::Restored)) => format!(

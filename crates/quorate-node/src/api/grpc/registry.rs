@@ -12,7 +12,7 @@ use quorate_proto::v1::{
     ListServicesResponse, RegisterRequest, RegisterResponse, RenewRequest, RenewResponse,
     ResponseHeader, ServiceSummary, UpdateRequest, UpdateResponse, WatchRequest, WatchSubscribe,
 };
-use quorate_state::{LeaseId, Op, Rejection, Reply, ServiceName, Status as State};
+use quorate_state::{LeaseId, Register, Rejection, ServiceName, Status as State};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::api::grpc::convert;
@@ -24,12 +24,9 @@ use crate::api::grpc::{age_ms, header, is_foreign, min_revision, rights};
 use crate::error::{CallError, NodeError};
 use crate::net::watched::OfWatch;
 use crate::node::Node;
-use crate::types::Outcome;
 
 /// Names in one answer of ListServices.
 const LIST_MAX: usize = 10_000;
-
-const ANOTHER_REPLY: &str = "the state machine has answered another command";
 
 /// Handles calls to the Registry service.
 #[derive(Clone)]
@@ -110,21 +107,16 @@ impl RegistryService {
     async fn on_register(&self, call: Call<RegisterRequest>) -> Handled<RegisterResponse> {
         let Call { message: mut request, deadline, caller } = call;
         let id = convert::request_id(request.request_id.take(), rights::share(&self.node, &caller));
-        let (lease_id, cluster_id) = (request.lease_id, request.cluster_id);
-        let mut op = convert::register(request)?;
-        if let Op::Register(register) = &mut op {
-            register.within = rights::within(&self.node, &caller);
-        }
-        self.check_lease(lease_id, cluster_id)?;
-        let Outcome { reply, revision } = self.node.propose(op, id, deadline).await?;
-        let Reply::Registered { lease, ttl, incarnation } = reply else {
-            return Err(self.node.unexpected(&ANOTHER_REPLY).into());
-        };
+        let (lease, cluster_id) = (convert::lease_id(request.lease_id), request.cluster_id);
+        let within = rights::within(&self.node, &caller);
+        let register = Register { within, ..convert::register(request)? };
+        self.check_lease(lease, cluster_id)?;
+        let (granted, revision) = self.node.propose(register, id, deadline).await?;
         let answer = RegisterResponse {
             header: header(&self.node, revision.0, 0),
-            lease_id: lease.0,
-            ttl_ms: ttl.as_ms(),
-            incarnation: incarnation.0,
+            lease_id: granted.lease.0,
+            ttl_ms: granted.ttl.as_ms(),
+            incarnation: granted.incarnation.0,
         };
         Ok(standing(revision.0, answer))
     }
@@ -133,7 +125,7 @@ impl RegistryService {
         let Call { message: request, deadline, caller } = call;
         let leases = convert::renewals(&request)?;
         let (asked, first) = (leases.len(), leases[0]);
-        self.check_lease(first.0, request.cluster_id)?;
+        self.check_lease(Some(first), request.cluster_id)?;
         let own = rights::own_leases(&self.node, &caller, leases, deadline).await?;
         let (leases, mut unknown) = own;
         let unknown_lease = || NodeError::Rejected(Rejection::UnknownLease(first)).into();
@@ -161,13 +153,10 @@ impl RegistryService {
     async fn on_deregister(&self, call: Call<DeregisterRequest>) -> Handled<DeregisterResponse> {
         let Call { message: mut request, deadline, caller } = call;
         let id = convert::request_id(request.request_id.take(), rights::share(&self.node, &caller));
-        let (lease_id, cluster_id) = (request.lease_id, request.cluster_id);
-        let op = convert::deregister(request)?;
-        self.check_lease(lease_id, cluster_id)?;
-        let Outcome { reply, revision } = self.node.propose(op, id, deadline).await?;
-        let Reply::Deregistered { removed } = reply else {
-            return Err(self.node.unexpected(&ANOTHER_REPLY).into());
-        };
+        let (lease, cluster_id) = (convert::lease_id(request.lease_id), request.cluster_id);
+        let deregister = convert::deregister(request)?;
+        self.check_lease(lease, cluster_id)?;
+        let (removed, revision) = self.node.propose(deregister, id, deadline).await?;
         let header = header(&self.node, revision.0, 0);
         Ok(standing(revision.0, DeregisterResponse { header, removed }))
     }
@@ -175,9 +164,10 @@ impl RegistryService {
     async fn on_update(&self, call: Call<UpdateRequest>) -> Handled<UpdateResponse> {
         let Call { message: mut request, deadline, caller } = call;
         let id = convert::request_id(request.request_id.take(), rights::share(&self.node, &caller));
-        let op = convert::update(request)?;
-        let revision = self.node.propose(op, id, deadline).await?.revision.0;
-        Ok(standing(revision, UpdateResponse { header: header(&self.node, revision, 0) }))
+        let update = convert::update(request)?;
+        let ((), revision) = self.node.propose(update, id, deadline).await?;
+        let header = header(&self.node, revision.0, 0);
+        Ok(standing(revision.0, UpdateResponse { header }))
     }
 
     async fn on_fetch(&self, call: Call<FetchRequest>) -> Handled<EncodedFetchResponse> {
@@ -299,11 +289,11 @@ impl RegistryService {
         Ok(Response::new(ListMembersResponse { header, members }))
     }
 
-    /// Refuses a lease of another cluster: here, its id may be a stranger's. 0: no lease is named.
-    fn check_lease(&self, lease_id: u64, cluster_id: u64) -> Result<(), NodeError> {
-        match lease_id != 0 && is_foreign(&self.node, cluster_id) {
-            true => Err(NodeError::Rejected(Rejection::UnknownLease(LeaseId(lease_id)))),
-            false => Ok(()),
+    /// Refuses a lease of another cluster: here, its id may be a stranger's.
+    fn check_lease(&self, lease: Option<LeaseId>, cluster_id: u64) -> Result<(), NodeError> {
+        match lease.filter(|_| is_foreign(&self.node, cluster_id)) {
+            Some(lease) => Err(NodeError::Rejected(Rejection::UnknownLease(lease))),
+            None => Ok(()),
         }
     }
 }

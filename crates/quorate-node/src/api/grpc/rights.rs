@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use quorate_state::{
-    Incarnation, InstanceId, InstanceKey, LeaseId, Namespace, Op, Registry, Rejection, Reply,
-    Scope, ServiceKey, ServiceName, Share, limits,
+    InstanceId, InstanceKey, LeaseId, Namespace, Op, Registry, Rejection, Reply, Scope, ServiceKey,
+    ServiceName, Share, limits,
 };
 use tokio::time::{Instant, sleep};
 use tonic::Status;
@@ -83,17 +83,14 @@ pub(super) async fn check_lease<T: Arrived>(
     if principal.may_all(Role::Register, wall::now()) {
         return Ok(());
     }
-    if touched.lease == 0 {
-        return check_same_run(node, principal, touched);
-    }
+    let Some(id) = touched.lease else { return check_same_run(node, principal, touched) };
     // What is removed or joined must be what it keeps now.
     let (registry, _) = node.read(Consistency::Linearizable, 0, deadline).await?;
-    let id = LeaseId(touched.lease);
     if is_own(&registry, principal, id) {
         return Ok(());
     }
     // One that has been is nobody's for ever; one that has not may come to be another's.
-    let is_dead = registry.lease(id).is_none() && id <= registry.last_lease();
+    let is_dead = registry.lease(id).is_none() && id.0 <= registry.last_lease();
     let refusal = match repeated(node, &registry, call) {
         Some(Reply::Rejected(rejection)) => rejection,
         // The state machine answers as it did the first time, when the lease was there.
@@ -147,9 +144,7 @@ pub(super) fn share(node: &Node, caller: &Caller) -> Share {
 /// its TTL.
 fn check_same_run(node: &Node, principal: &Principal, touched: &Touched<'_>) -> Result<(), Status> {
     let What::Instances(names) = &touched.what else { return Ok(()) };
-    if touched.incarnation == 0 {
-        return Ok(());
-    }
+    let Some(run) = touched.incarnation else { return Ok(()) };
     // What is too much, or no name, is refused by the handler.
     if names.len() > limits::INSTANCES_PER_CALL {
         return Ok(());
@@ -162,7 +157,7 @@ fn check_same_run(node: &Node, principal: &Principal, touched: &Touched<'_>) -> 
         let (Ok(name), Ok(id)) = (name, id) else { return Ok(()) };
         let key = InstanceKey { service: ServiceKey { namespace: namespace.clone(), name }, id };
         let held = registry.instance(&key);
-        let same = held.filter(|held| held.incarnation == Incarnation(touched.incarnation));
+        let same = held.filter(|held| held.incarnation == run);
         let Some(lease) = same.map(|held| held.lease) else { continue };
         if own.insert(lease) && !is_own(&registry, principal, lease) {
             let what = " for all that the lease of this run keeps";

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use futures_util::FutureExt;
 use futures_util::future::{Either, Map};
 use http::{HeaderName, HeaderValue, Request, Response};
-use quorate_log::ClusterId;
+use quorate_proto::ClusterId;
 use quorate_proto::encoded::v1::registry_server::RegistryServer;
 use quorate_proto::trailers;
 use tonic::body::Body;
@@ -47,7 +47,7 @@ pub(crate) struct ClientCalls {
 impl ClientCalls {
     fn cluster(&self) -> Option<HeaderValue> {
         if self.cluster.get().is_none() && self.node.is_founded() {
-            let id = format!("{:016x}", ClusterId::number(self.node.peers().cluster_id()));
+            let id = format!("{:016x}", ClusterId::to_wire(self.node.peers().cluster_id()));
             let id = HeaderValue::try_from(id).expect("invariant: hex digits are a valid header");
             let _another_call_was_faster = self.cluster.set(id);
         }

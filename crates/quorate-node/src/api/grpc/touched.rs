@@ -1,7 +1,7 @@
 //! What each request is about: what its caller needs a right to. A call whose request does not say
 //! so does not compile (`door::answer`). Each says it beside its conversion, in `convert.rs`.
 
-use quorate_state::Op;
+use quorate_state::{Incarnation, LeaseId, Op};
 
 use crate::audit::{NAMES_MAX, Subject};
 use crate::node::requests::GivenName;
@@ -12,10 +12,10 @@ pub(in crate::api) struct Touched<'a> {
     /// As the request has it; empty where it has none.
     namespace: &'a str,
     pub(super) what: What<'a>,
-    /// A lease that it names; 0: none.
-    pub(super) lease: u64,
-    /// The run that it registers; 0: it names none.
-    pub(super) incarnation: u64,
+    /// A lease that it names.
+    pub(super) lease: Option<LeaseId>,
+    /// The run that it registers, where it names one.
+    pub(super) incarnation: Option<Incarnation>,
 }
 
 #[derive(Debug)]
@@ -45,11 +45,11 @@ pub(super) trait Touches {
 
 impl<'a> Touched<'a> {
     pub(super) fn of(namespace: &'a str, what: What<'a>) -> Self {
-        Self { namespace, what, lease: 0, incarnation: 0 }
+        Self { namespace, what, lease: None, incarnation: None }
     }
 
-    /// It names this lease, and registers this run; 0: none.
-    pub(super) fn under(self, lease: u64, incarnation: u64) -> Self {
+    /// It names this lease, and registers this run.
+    pub(super) fn under(self, lease: Option<LeaseId>, incarnation: Option<Incarnation>) -> Self {
         Self { lease, incarnation, ..self }
     }
 
@@ -81,7 +81,7 @@ impl<'a> Touched<'a> {
             namespace: has_namespace.then(|| cut(self.namespace().to_owned())),
             names: names.into_iter().map(cut).collect(),
             count: (count > 0).then_some(count),
-            leases: (self.lease != 0).then_some(self.lease).into_iter().collect(),
+            leases: self.lease.iter().map(|lease| lease.0).collect(),
         }
     }
 

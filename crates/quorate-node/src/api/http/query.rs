@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
-use quorate_log::ClusterId;
+use quorate_proto::ClusterId;
 use quorate_proto::v1::{Consistency, InstanceStatus};
 
 use crate::api::grpc::door;

@@ -62,7 +62,7 @@ pub(super) struct Wanted {
 impl Wanted {
     /// Where the caller stands; `None`: it has nothing of this cluster.
     pub(super) fn since(self, node: &Node) -> Option<query::Position> {
-        let own = quorate_log::ClusterId::number(node.peers().cluster_id());
+        let own = quorate_proto::ClusterId::to_wire(node.peers().cluster_id());
         (self.after.cluster_id == own).then_some(self.after)
     }
 }

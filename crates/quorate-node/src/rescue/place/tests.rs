@@ -3,7 +3,7 @@
 
 use std::num::NonZeroU64;
 
-use quorate_state::{Clock, Command, LeaseId, Op};
+use quorate_state::{Clock, Command, Op};
 
 use super::*;
 use crate::rescue::Remains;
@@ -20,7 +20,7 @@ fn node(id: u64) -> NodeId {
 fn new_state(id: u64) -> NewState {
     let mut registry = Registry::new();
     let cluster_id = NonZeroU64::new(id).unwrap();
-    let found = Op::Found { cluster_id, lease_base: LeaseId(0) };
+    let found = Op::Found { cluster_id, lease_base: 0 };
     registry.apply(&Command::new(Clock(0), found));
     let last = Some(openraft::testing::log_id::<TypeConfig>(3, node(1), 40));
     let (node_id, member) = (node(1), Member::default());
@@ -32,7 +32,7 @@ async fn opened(dir: &Path) -> ClusterId {
     let _lock = Lock::take(dir).unwrap();
     finish(dir).unwrap();
     let log = LogStore::open(dir.join("log"), LogOptions::default()).unwrap();
-    let of_log = log.identity().unwrap().cluster_id.unwrap();
+    let of_log = log.identity().unwrap().cluster_id.unwrap().into();
     log.close().unwrap();
     let snapshots = SnapshotStore::<TypeConfig>::look(&dir.join("snapshots")).unwrap();
     let mut body = io::BufReader::new(snapshots.unwrap().body());

@@ -9,7 +9,7 @@ use quorate_client::{MemberStatus, NodeState, Standing};
 use super::super::facts::Facts;
 use super::super::findings::{Found, Severity};
 use super::answering;
-use crate::commands::cluster::verdict::{LAG_MAX, id, votes};
+use crate::commands::cluster::verdict::{LAG_MAX, id, leader, votes};
 use crate::commands::rescue::ago;
 use crate::commands::view::standing;
 
@@ -24,7 +24,7 @@ pub(super) fn quorum(facts: &Facts, found: &mut Found) -> Result<(), String> {
     let down: Vec<u64> = voters.iter().filter(|it| !it.reachable).map(|it| id(it)).collect();
     let (all, answer) = (voters.len(), voters.len() - down.len());
     let needed = all / 2 + 1;
-    let leader = status.header.as_ref().map_or(0, |header| header.leader_id);
+    let is_led = leader(status).is_some();
     if all == 0 {
         let meaning = "no node that answers is a member of the cluster";
         let next = "do what they wait for, or name nodes that are: --nodes";
@@ -35,7 +35,7 @@ pub(super) fn quorum(facts: &Facts, found: &mut Found) -> Result<(), String> {
             format!("no quorum: {answer} of {all} voters answer, {needed} are needed for any write"),
             "start the others again; only if their disks are lost for good: `quorate recover --data-dir DIR...` (docs/operations.md)",
         );
-    } else if leader == 0 {
+    } else if !is_led {
         found.of_all(
             Severity::Critical,
             format!(
@@ -67,12 +67,12 @@ pub(super) fn quorum(facts: &Facts, found: &mut Found) -> Result<(), String> {
             "add one: `quorate cluster add ID ADDRESS`; or take one out: `quorate cluster remove ID`",
         );
     }
-    members(facts, found, leader);
+    members(facts, found, is_led);
     Ok(())
 }
 
 /// Members that answer, and do not take part as they should, and nodes that are none.
-fn members(facts: &Facts, found: &mut Found, leader: u64) {
+fn members(facts: &Facts, found: &mut Found, is_led: bool) {
     for member in facts.view.status.members.iter().filter(|it| !it.reachable && !votes(it)) {
         let node = id(member);
         let meaning = format!("node {node}, an observer, does not answer: {}", member.error);
@@ -83,7 +83,7 @@ fn members(facts: &Facts, found: &mut Found, leader: u64) {
         let node = id(member);
         let standing = standing(member.condition.as_ref());
         let reason = member.condition.as_ref().map_or("", |condition| condition.reason.as_str());
-        if standing == Standing::CutOff && leader != 0 {
+        if standing == Standing::CutOff && is_led {
             let next =
                 "look at the network between the peers: docs/operations.md#a-node-that-is-cut-off";
             found.of(node, Severity::Warning, format!("node {node}: {reason}"), next);

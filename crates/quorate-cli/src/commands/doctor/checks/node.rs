@@ -8,7 +8,7 @@ use super::super::facts::Facts;
 use super::super::findings::{Found, Severity};
 use super::answering;
 use crate::commands::cluster::status::{ends, size};
-use crate::commands::cluster::verdict::{CLOCK_HELD_MAX_MS, id};
+use crate::commands::cluster::verdict::{CLOCK_HELD_MAX_MS, id, leader};
 use crate::commands::rescue::ago;
 use crate::commands::view::standing;
 
@@ -24,13 +24,13 @@ const RESETS_MANY: u64 = 10;
 const CONNECTIONS_MANY: u64 = 200;
 
 pub(super) fn disks(facts: &Facts, found: &mut Found) -> Result<(), String> {
-    let leader = facts.view.status.header.as_ref().map_or(0, |header| header.leader_id);
+    let leader = leader(&facts.view.status);
     let next = "make room where its data directory is; it goes on by itself (docs/operations.md#a-full-disk)";
     for (member, condition) in answering(facts) {
         let (node, free) = (id(member), member.disk_free_bytes);
         let reserve = condition.disk_reserve_bytes;
         let (free_words, reserve_words) = (size(free), size(reserve));
-        if member.disk_low && node == leader && leads(facts, member) {
+        if member.disk_low && Some(node) == leader && leads(facts, member) {
             let meaning = format!(
                 "the disk of node {node}, which leads, has {free_words} free, below its reserve of {reserve_words}: no registrations"
             );
@@ -52,8 +52,8 @@ pub(super) fn disks(facts: &Facts, found: &mut Found) -> Result<(), String> {
 
 /// Whether a member leads the others: one that they do not answer only takes itself for the leader.
 fn leads(facts: &Facts, member: &MemberStatus) -> bool {
-    let leader = facts.view.status.header.as_ref().map_or(0, |header| header.leader_id);
-    leader == id(member) && standing(member.condition.as_ref()) != Standing::CutOff
+    let leader = leader(&facts.view.status);
+    leader == Some(id(member)) && standing(member.condition.as_ref()) != Standing::CutOff
 }
 
 pub(super) fn syncs(facts: &Facts, found: &mut Found) -> Result<(), String> {

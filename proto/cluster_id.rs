@@ -3,15 +3,9 @@
 use std::fmt;
 use std::num::NonZeroU64;
 
-use quorate_proto::v1::ResponseHeader;
+use crate::v1::ResponseHeader;
 
-/// Which cluster: drawn at random when it was founded. Shown as 16 hexadecimal digits.
-///
-/// ```
-/// use quorate_client::ClusterId;
-/// assert_eq!(ClusterId::new(0xab).unwrap().to_string(), "00000000000000ab");
-/// assert_eq!(ClusterId::new(0), None, "on the wire: not known");
-/// ```
+/// Which cluster: drawn at random when it was founded, never 0. Shown as 16 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterId(NonZeroU64);
 
@@ -35,13 +29,38 @@ impl ClusterId {
     }
 
     /// The number on the wire of one that may not be known.
-    pub(crate) fn to_wire(id: Option<Self>) -> u64 {
+    pub fn to_wire(id: Option<Self>) -> u64 {
         id.map_or(0, Self::get)
+    }
+}
+
+impl From<NonZeroU64> for ClusterId {
+    fn from(number: NonZeroU64) -> Self {
+        Self(number)
+    }
+}
+
+impl From<ClusterId> for NonZeroU64 {
+    fn from(id: ClusterId) -> Self {
+        id.0
     }
 }
 
 impl fmt::Display for ClusterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn on_the_wire_0_stands_for_none() {
+        assert_eq!((ClusterId::new(0), ClusterId::to_wire(None)), (None, 0));
+        let id = ClusterId::new(0xab).unwrap();
+        assert_eq!(ClusterId::to_wire(Some(id)), 0xab);
+        assert_eq!(id.to_string(), "00000000000000ab");
     }
 }
