@@ -122,6 +122,11 @@ impl Access {
     }
 
     /// Whether the file as it is now cannot be used, and the rights before stay.
+    /// Whether JWTs are taken, which name the cluster that they are for.
+    pub(crate) fn takes_jwts(&self) -> bool {
+        !self.rights.load().contents.jwts.is_empty()
+    }
+
     pub(crate) fn is_refused(&self) -> bool {
         self.told.lock().expect("invariant: nothing panics under this lock").is_some()
     }
