@@ -11,6 +11,7 @@ pub(super) const CERTIFICATE: &str = "CERTIFICATE";
 pub(super) const LIST: &str = "X509 CRL";
 
 /// Tags of DER (X.690).
+const BOOLEAN: u8 = 0x01;
 const INTEGER: u8 = 0x02;
 const OCTETS: u8 = 0x04;
 const OID: u8 = 0x06;
@@ -25,6 +26,7 @@ const IP_ADDRESS: u8 = 0x87;
 /// `id-ce-subjectAltName` (2.5.29.17) and `id-ce-cRLNumber` (2.5.29.20).
 const ALTERNATIVE_NAMES: [u8; 3] = [0x55, 0x1d, 0x11];
 const LIST_NUMBER: [u8; 3] = [0x55, 0x1d, 0x14];
+const BASIC_CONSTRAINTS: [u8; 3] = [0x55, 0x1d, 0x13];
 
 /// The first block with this label in a PEM text.
 pub(super) fn of_pem(pem: &str, label: &str) -> Option<Vec<u8>> {
@@ -42,6 +44,15 @@ pub(super) fn serial(mut certificate: &[u8]) -> Option<&[u8]> {
 }
 
 /// The DNS names and IP addresses that a certificate is for.
+/// Whether a certificate says that its holder may issue others.
+pub(crate) fn is_authority(certificate: &[u8]) -> bool {
+    let says = || {
+        let mut constraints = extension(certificate, FIELD_3, BASIC_CONSTRAINTS)?;
+        take(&mut take(&mut constraints, SEQUENCE)?, BOOLEAN)
+    };
+    says() == Some(&[0xff])
+}
+
 pub(super) fn hosts(certificate: &[u8]) -> Option<Vec<String>> {
     let mut value = extension(certificate, FIELD_3, ALTERNATIVE_NAMES)?;
     let mut names = take(&mut value, SEQUENCE)?;
