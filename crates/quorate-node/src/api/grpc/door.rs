@@ -22,7 +22,7 @@ use crate::api::grpc::arrived::Arrived;
 use crate::api::grpc::codes::caller_gone;
 pub(in crate::api) use crate::api::grpc::door::ahead::check_ahead;
 pub(super) use crate::api::grpc::door::ahead::check_known;
-pub(crate) use crate::api::grpc::door::ahead::{is_open, is_unknown};
+pub(crate) use crate::api::grpc::door::ahead::{Open, is_unknown, open};
 use crate::api::grpc::rights;
 use crate::api::grpc::told::Told;
 use crate::audit::Subject;
