@@ -87,7 +87,7 @@ impl Readiness {
     pub fn problems(&self) -> Vec<String> {
         match self.0.waits_for() {
             Some(reason) => vec![format!("it is not in a cluster yet: {reason}")],
-            None => http::problems(&self.0),
+            None => http::problems(&self.0, true),
         }
     }
 }
