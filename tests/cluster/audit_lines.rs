@@ -6,8 +6,8 @@ use std::time::Duration;
 use quorate_proto::peer::v1::{ReadIndexRequest, StatusRequest as PeerStatusRequest};
 use quorate_proto::v1::watch_request::Kind as Ask;
 use quorate_proto::v1::{
-    AddNodeRequest, RemoveNodeRequest, ReplaceNodeRequest, StatusRequest, TransferLeaderRequest,
-    UpgradeAction, UpgradeRequest, WatchRequest, WatchSubscribe,
+    AddNodeRequest, DeregisterRequest, RemoveNodeRequest, ReplaceNodeRequest, StatusRequest,
+    TransferLeaderRequest, UpgradeAction, UpgradeRequest, WatchRequest, WatchSubscribe,
 };
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -202,4 +202,22 @@ async fn a_call_of_no_member_says_of_whom() {
         assert_eq!(seen, expected.each_ref(), "{line}");
         assert!(line["reason"].as_str().is_some_and(|told| told.contains(why)), "{line}");
     }
+}
+
+/// Who took a service away by ending its lease, and which lease a registration began.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_has_its_registration_and_what_ended_with_it() {
+    let guarded = Guarded::start_audited(1, "").await;
+    let mut registry = guarded.cluster.registry(1);
+    let both = registration(vec![spec("orders", "a"), spec("payments", "b")]);
+    let granted = registry.register(by(Some(ROOT), both)).await.unwrap().into_inner();
+    let lease = granted.lease_id;
+    let told = line(&guarded, "quorate.v1.Registry/Register").await;
+    assert_eq!(told["leases"], json!([lease]), "{told}");
+    let end = DeregisterRequest { lease_id: lease, ..DeregisterRequest::default() };
+    registry.deregister(by(Some(ROOT), end)).await.unwrap();
+    let told = line(&guarded, "quorate.v1.Registry/Deregister").await;
+    let seen = [&told["namespace"], &told["names"], &told["count"], &told["leases"]];
+    let names = json!(["orders/a", "payments/b"]);
+    assert_eq!(seen, [&json!("default"), &names, &json!(2), &json!([lease])], "{told}");
 }

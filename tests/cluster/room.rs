@@ -4,7 +4,9 @@ use quorate_proto::v1::TransferLeaderRequest;
 use rustix::fs::statvfs;
 
 use super::calls::{register, registration, spec};
+use super::guarded::{Guarded, ROOT};
 use super::harness::{Cluster, eventually};
+use super::metrics::get;
 
 /// Also where the one without room would have some by the reserve of another.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -29,5 +31,28 @@ async fn the_lead_goes_to_the_voter_whose_disk_has_room() {
         })
         .await;
         assert_eq!(cluster.leader().await, 1);
+    }
+}
+
+/// Probes have no credential. Numbers, and names of files, are for those who have one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_is_told_in_short_words_why_a_node_is_not_ready() {
+    let mut guarded = Guarded::start(1, "").await;
+    guarded.cluster.stop(1).await;
+    let free = statvfs(guarded.cluster.data_dir(1)).expect("a file system");
+    let reserve = 2 * free.f_bavail * free.f_frsize;
+    guarded.cluster.config_mut(1).tunables.disk_reserve_bytes = reserve;
+    guarded.cluster.restart(1).await;
+    let http = guarded.cluster.http_address(1);
+    for (token, expected) in [(None, "its disk is full"), (Some(ROOT), "bytes free")] {
+        let told = eventually("it has a leader, and no room", || async {
+            let answer = get(http, "/readyz", token).await?;
+            answer.body.contains("disk").then_some(answer)
+        })
+        .await;
+        assert_eq!(told.status, 503);
+        assert!(told.body.contains(expected), "{token:?}: {}", told.body);
+        let has_digits = told.body.contains(|c: char| c.is_ascii_digit());
+        assert_eq!(has_digits, token.is_some(), "{}", told.body);
     }
 }

@@ -191,8 +191,8 @@ async fn a_token_is_shown_once_and_its_entry_does_not_have_it() {
     assert_eq!(
         entry,
         format!(
-            "[[token]]\nid = \"ci\"\ndigest = \"sha256:{hex}\"\nrole = \"register\"\n\
-             namespace = \"default\"\nprefix = \"orders\"\n"
+            "[[token]]\nid = \"ci\"\ndigest = \"sha256:{hex}\"\nnamespace = \"default\"\n\
+             prefix = \"orders\"\nrole = \"register\"\n"
         )
     );
     assert!(!ran.err.contains("qrt_"), "{}", ran.err);
@@ -206,7 +206,7 @@ async fn a_token_is_shown_once_and_its_entry_does_not_have_it() {
     };
     let ran = quorate(&with(&["--not-after", "2027-01-01T00:00:00Z"])).await.expect(0);
     assert!(ran.out.starts_with("[[token]]\n") && !ran.out.contains("qrt_"), "{}", ran.out);
-    assert!(ran.out.ends_with("role = \"admin\"\nnot_after = \"2027-01-01T00:00:00Z\"\n"));
+    assert!(ran.out.ends_with("not_after = \"2027-01-01T00:00:00Z\"\nrole = \"admin\"\n"));
     let written = std::fs::read_to_string(out).unwrap();
     assert!(written.starts_with("qrt_") && written.ends_with('\n'));
     assert_eq!(mode(Path::new(out)), 0o600);

@@ -268,6 +268,8 @@ async fn files_that_cannot_be_used_change_nothing() {
         "{}-----BEGIN CERTIFICATE-----\nbm90IG9uZQ==\n-----END CERTIFICATE-----\n",
         authority.pem
     );
+    let leaf = format!("{}{}", authority.pem, authority.client().cert);
+    let damaged = format!("{}{}", authority.pem, other.pem.replacen("-----BEGIN", "----BEGIN", 1));
     for (what, name, text, words) in [
         ("half a certificate", "node.crt", half, "cannot be read"),
         ("another key", "node.key", authority.node(1).key.as_str(), "not the certificate's"),
@@ -275,6 +277,13 @@ async fn files_that_cannot_be_used_change_nothing() {
         ("another node's", "node.crt", authority.node(2).cert.as_str(), "not the certificate's"),
         ("another authority's", "ca.crt", other.pem.as_str(), "UnknownIssuer"),
         ("a part that is none", "ca.crt", bundle.as_str(), "certificate 2 in it"),
+        ("a client's as an authority's", "ca.crt", leaf.as_str(), "2 in it is no authority's"),
+        (
+            "a part without its frame",
+            "ca.crt",
+            damaged.as_str(),
+            "begin or end a certificate, and 1 whole",
+        ),
     ] {
         if what == "one that has expired" {
             files[0].put("node.key", &expired.key);

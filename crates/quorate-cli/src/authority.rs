@@ -14,6 +14,7 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
 };
 
+pub(crate) use self::der::is_authority;
 pub(crate) use self::revocation::Revoked;
 use crate::files::{self, Mode};
 

@@ -211,11 +211,18 @@ fn fill(
     };
     let nodes = nodes.map(|text| parse::nodes(&text)).transpose();
     let nodes = nodes.map_err(|fault| format!("nodes: {fault}"))?;
+    // Nodes that were named may be another cluster's, which is not to be shown what this one takes.
+    let is_named = args.context.is_some();
+    let is_elsewhere = !is_named
+        && args.nodes.iter().flatten().any(|node| !nodes.iter().flatten().any(|own| own == node));
     args.nodes = args.nodes.take().or(nodes);
     args.namespace = args.namespace.take().or(context.namespace);
     // Relative to where they are written; an absolute path stays.
     let beside = |path: Option<PathBuf>| path.map(|path| dir.join(path));
     args.ca = args.ca.take().or(beside(context.ca));
+    if is_elsewhere {
+        return Ok(());
+    }
     // They belong together.
     if args.cert.is_none() && args.key.is_none() {
         (args.cert, args.key) = (beside(context.cert), beside(context.key));
@@ -355,6 +362,27 @@ mod tests {
             assert_eq!(none.nodes()[2], "127.0.0.1:7003", "{line}");
             assert_eq!((none.ca, none.token_file), (None, None));
         }
+    }
+
+    /// Its nodes would be sent the token.
+    #[test]
+    fn credentials_of_the_default_context_are_not_for_the_nodes_of_another_cluster() {
+        let of = |line: &str, of_variables: &[&str]| {
+            let args = settled_with(line, of_variables, Some(FILE), &[]).unwrap();
+            (args.cert.is_some(), args.key.is_some(), args.token_file.is_some())
+        };
+        for of_variables in [&[][..], &["nodes"]] {
+            let none = of("--nodes 10.9.9.9:7001", of_variables);
+            assert_eq!(none, (false, false, false), "{of_variables:?}");
+            let some = of("--nodes 10.0.0.1:7001,10.9.9.9:7001", of_variables);
+            assert_eq!(some, (false, false, false), "{of_variables:?}");
+            let own = of("--nodes 10.0.0.2:7001", of_variables);
+            assert_eq!(own, (true, true, true), "its own: {of_variables:?}");
+        }
+        let named = of("--nodes 10.9.9.9:7001 --context prod", &[]);
+        assert_eq!(named, (true, true, true), "who names both means it");
+        let given = settled("--nodes 10.9.9.9:7001 --token-file f", Some(FILE), &[]).unwrap();
+        assert_eq!(given.token_file, Some(PathBuf::from("f")));
     }
 
     #[test]

@@ -25,11 +25,12 @@ use std::sync::{Arc, Mutex};
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 pub(crate) use crate::access::bearer::authorization;
 use crate::access::bearer::{Bearer, Digest};
-use crate::access::error::{AccessError, Problem, READ_WITHIN};
-use crate::access::file::Contents;
+use crate::access::error::{AccessError, Problem, READ_WITHIN, SETTLES};
+use crate::access::file::{Contents, Keys};
 pub(crate) use crate::access::rights::{Denied, Principal, Reach, Role};
 use crate::error::with_causes;
 use crate::net::tls::CertificateId;
@@ -102,7 +103,7 @@ impl Access {
     pub(crate) async fn open(cluster: &str, file: Option<PathBuf>) -> Result<Self, AccessError> {
         let reads = Reads::default();
         let contents = match &file {
-            Some(file) => read(file, &reads).await?,
+            Some(file) => read(file, &reads, None).await?,
             None => Contents::default(),
         };
         Ok(Self {
@@ -121,6 +122,11 @@ impl Access {
         self.file.is_some()
     }
 
+    /// Whether JWTs are taken, which name the cluster that they are for.
+    pub(crate) fn takes_jwts(&self) -> bool {
+        !self.rights.load().contents.jwts.is_empty()
+    }
+
     /// Whether the file as it is now cannot be used, and the rights before stay.
     pub(crate) fn is_refused(&self) -> bool {
         self.told.lock().expect("invariant: nothing panics under this lock").is_some()
@@ -131,27 +137,53 @@ impl Access {
         self.changes.subscribe()
     }
 
-    /// Reads the file again. What cannot be used is logged, and everything stays as it is.
+    /// Reads the file again. What cannot be used is logged, and everything stays as it is; or, of a
+    /// file with keys, those keys.
     pub(crate) async fn reload(&self) {
         let Some(file) = &self.file else { return };
         let path = file.display().to_string();
-        let news = match read(file, &self.reads).await {
-            Ok(contents) => {
+        let (news, what_stays) = match self.read_settled(file).await {
+            Ok(mut contents) => {
+                let fault = contents.fault.take();
                 let changed = contents.fingerprint != self.rights.load().contents.fingerprint;
                 if changed {
                     self.rights.store(Arc::new(Rights { contents, ..Rights::default() }));
                     self.changes.send_modify(|count| *count += 1);
                     tracing::info!(file = path, "the rights are those of the changed access file");
                 }
-                None
+                (
+                    fault,
+                    "keys cannot be used; those before stay, and the rest of the access file counts",
+                )
             }
-            Err(error) => Some(with_causes(&error)),
+            Err(error) => {
+                (Some(error), "the access file cannot be used; the rights stay as they were")
+            }
         };
+        let news = news.map(|error| with_causes(&error));
         let mut told = self.told.lock().expect("invariant: nothing panics under this lock");
         if let Some(error) = news.as_ref().filter(|error| told.as_ref() != Some(*error)) {
-            tracing::warn!(%error, "the access file cannot be used; the rights stay as they were");
+            tracing::warn!(%error, "{what_stays}");
         }
         *told = news;
+    }
+
+    /// What the files say; where that is something new, they say it twice.
+    async fn read_settled(&self, file: &Path) -> Result<Contents, AccessError> {
+        let (keys, used) = {
+            let Contents { keys, fingerprint, .. } = &self.rights.load().contents;
+            (keys.clone(), fingerprint.clone())
+        };
+        let first = read(file, &self.reads, Some(keys.clone())).await?;
+        if first.fingerprint == used {
+            return Ok(first);
+        }
+        sleep(SETTLES).await;
+        let again = read(file, &self.reads, Some(keys)).await?;
+        match again.fingerprint == first.fingerprint {
+            true => Ok(again),
+            false => Err(AccessError { path: file.to_owned(), problem: Problem::Unsettled }),
+        }
     }
 
     /// The caller: by the [`authorization`] of the call, or, if it has none, by the certificate of
@@ -235,8 +267,10 @@ impl Rights {
 async fn read(
     path: &Path,
     reads: &Reads<Result<Contents, AccessError>>,
+    before: Option<Keys>,
 ) -> Result<Contents, AccessError> {
-    let problem = match reads.read(path, READ_WITHIN, file::read).await {
+    let read = move |path: &Path| file::read(path, before.as_ref());
+    let problem = match reads.read(path, READ_WITHIN, read).await {
         Ok(read) => return read,
         Err(Unread::Panicked(panicked)) => Problem::Panicked(panicked),
         Err(Unread::Slow) => Problem::Slow,

@@ -340,6 +340,11 @@ pub(crate) enum CallError {
     )]
     CallsUnderWay { limit: usize, place: &'static str },
     #[error(
+        "a stream of nobody who is known ends after {} s: begin it again, or with a credential",
+        within.as_secs()
+    )]
+    Ended { within: Duration },
+    #[error(
         "{limit} names of services are watched from this address, as many as may be: watch a prefix, end some, or ask another node"
     )]
     NamesWatched { limit: usize },

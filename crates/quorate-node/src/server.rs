@@ -49,7 +49,8 @@ use crate::server::listeners::{
 };
 use crate::server::loops::loops;
 use crate::server::opening::{
-    Listeners, open, open_access, open_audit, open_tls, raft_config, settle_identity, tell_of_start,
+    Listeners, open, open_access, open_audit, open_tls, raft_config, settle_identity,
+    tell_of_start, warn_of_openness,
 };
 use crate::types::{LogStore, TypeConfig};
 use crate::upkeep::health::Prober;
@@ -87,7 +88,7 @@ impl Readiness {
     pub fn problems(&self) -> Vec<String> {
         match self.0.waits_for() {
             Some(reason) => vec![format!("it is not in a cluster yet: {reason}")],
-            None => http::problems(&self.0),
+            None => http::problems(&self.0, true),
         }
     }
 }
@@ -237,19 +238,12 @@ impl Bound {
             log_entries = self.node.applied().position().index,
             "node starts"
         );
-        if !self.node.access().is_checked() && !self.client_addr().ip().is_loopback() {
-            tracing::warn!(
-                clients = %self.client_addr(),
-                "every caller that reaches this address may do everything: `access` is not set"
-            );
-        }
-        if self.node.access().is_checked() && self.tls.is_none() {
-            tracing::warn!(
-                peers = %self.peer_addr(),
-                "rights are checked for clients only: without TLS, every caller that reaches this address may \
-                 act as a node of the cluster, and so do everything"
-            );
-        }
+        warn_of_openness(
+            self.node.access(),
+            self.tls.is_some(),
+            self.client_addr(),
+            self.peer_addr(),
+        );
         let (node, log) = (self.node.clone(), self.log.clone());
         let stops = Stops::default();
         let mut tasks = self.spawn_all(&stops).await;

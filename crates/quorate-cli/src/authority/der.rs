@@ -11,6 +11,7 @@ pub(super) const CERTIFICATE: &str = "CERTIFICATE";
 pub(super) const LIST: &str = "X509 CRL";
 
 /// Tags of DER (X.690).
+const BOOLEAN: u8 = 0x01;
 const INTEGER: u8 = 0x02;
 const OCTETS: u8 = 0x04;
 const OID: u8 = 0x06;
@@ -22,8 +23,10 @@ const FIELD_3: u8 = 0xa3;
 const DNS_NAME: u8 = 0x82;
 const IP_ADDRESS: u8 = 0x87;
 
-/// `id-ce-subjectAltName` (2.5.29.17) and `id-ce-cRLNumber` (2.5.29.20).
+/// `id-ce-subjectAltName` (2.5.29.17), `id-ce-basicConstraints` (2.5.29.19) and `id-ce-cRLNumber`
+/// (2.5.29.20).
 const ALTERNATIVE_NAMES: [u8; 3] = [0x55, 0x1d, 0x11];
+const BASIC_CONSTRAINTS: [u8; 3] = [0x55, 0x1d, 0x13];
 const LIST_NUMBER: [u8; 3] = [0x55, 0x1d, 0x14];
 
 /// The first block with this label in a PEM text.
@@ -39,6 +42,15 @@ pub(super) fn serial(mut certificate: &[u8]) -> Option<&[u8]> {
     let mut signed = take(&mut take(&mut certificate, SEQUENCE)?, SEQUENCE)?;
     take(&mut signed, FIELD_0);
     take(&mut signed, INTEGER)
+}
+
+/// Whether a certificate says that its holder may issue others.
+pub(crate) fn is_authority(certificate: &[u8]) -> bool {
+    let says = || {
+        let mut constraints = extension(certificate, FIELD_3, BASIC_CONSTRAINTS)?;
+        take(&mut take(&mut constraints, SEQUENCE)?, BOOLEAN)
+    };
+    says() == Some(&[0xff])
 }
 
 /// The DNS names and IP addresses that a certificate is for.
@@ -66,6 +78,19 @@ pub(super) fn list_number(list: &[u8]) -> Option<u64> {
     let mut value = extension(list, FIELD_0, LIST_NUMBER)?;
     let mut digits = take(&mut value, INTEGER)?.iter();
     digits.try_fold(0_u64, |number, digit| number.checked_mul(256)?.checked_add((*digit).into()))
+}
+
+/// The serial numbers on a revocation list.
+pub(super) fn revoked(mut list: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut signed = take(&mut take(&mut list, SEQUENCE)?, SEQUENCE)?;
+    take(&mut signed, INTEGER);
+    let (_algorithm, _issuer) = (take(&mut signed, SEQUENCE)?, take(&mut signed, SEQUENCE)?);
+    let (_this_update, _next_update) = (element(&mut signed)?, element(&mut signed)?);
+    let (mut all, mut serials) = (take(&mut signed, SEQUENCE).unwrap_or_default(), Vec::new());
+    while let Some(mut revoked) = take(&mut all, SEQUENCE) {
+        serials.push(take(&mut revoked, INTEGER)?);
+    }
+    Some(serials)
 }
 
 /// The value of the extension with this id; `field`: where extensions stand in what is signed.

@@ -1,5 +1,7 @@
 //! Certificates that are no longer to be taken: the CA's list of their serial numbers.
 
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,7 +27,7 @@ pub(crate) struct Revoked {
 
 impl Authority {
     /// Puts a certificate on the list of revoked ones, and writes the whole list. The serial
-    /// numbers of earlier ones are kept beside it.
+    /// numbers of earlier ones are kept beside it; one that the list before has stays on it.
     ///
     /// # Errors
     /// What cannot be read or written, or is not of this CA; in words.
@@ -40,11 +42,11 @@ impl Authority {
         now: Duration,
     ) -> Result<Revoked, String> {
         let (record, list) = (dir.join("ca.revoked"), dir.join("ca.crl"));
-        let mut known = match std::fs::read_to_string(&record) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(format!("{}: {error}", record.display())),
-        };
+        let _one_at_a_time = lock(dir)?;
+        let mut known = read(&record)?;
+        for serial in of_list(&list)? {
+            add(&mut known, &serial, now);
+        }
         for certificate in certificates {
             let bad = |what: &str| format!("{}: {what}", certificate.display());
             let pem = std::fs::read_to_string(certificate).map_err(|e| bad(&e.to_string()))?;
@@ -62,10 +64,7 @@ impl Authority {
                 return Err(bad("it was not issued by this CA"));
             }
             let serial = der::serial(&der).ok_or_else(|| bad("it is no certificate"))?;
-            let serial: String = serial.iter().map(|byte| format!("{byte:02x}")).collect();
-            if !known.lines().any(|line| line.starts_with(&format!("{serial} "))) {
-                known.push_str(&format!("{serial} {}\n", now.as_secs()));
-            }
+            add(&mut known, serial, now);
         }
         let revoked = known.lines().map(|line| {
             parse_revoked(line).ok_or_else(|| format!("{}: \"{line}\"", record.display()))
@@ -90,6 +89,48 @@ impl Authority {
         files::write(&list, signed.as_bytes(), Mode::Public, true)?;
         let clock_behind = last.checked_sub(now).filter(|behind| *behind >= BEHIND_MIN);
         Ok(Revoked { list, certificates, clock_behind })
+    }
+}
+
+/// Two at once would write one's certificates each. Held until it is dropped; not on file systems
+/// that know no locks.
+fn lock(dir: &Path) -> Result<File, String> {
+    let dir_file = File::open(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    let _no_locks_here = dir_file.lock();
+    Ok(dir_file)
+}
+
+/// Empty: it is not there.
+fn read(path: &Path) -> Result<String, String> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(format!("{}: {error}", path.display())),
+    }
+}
+
+/// The serial numbers on the list that is there: of a directory that was moved without the record
+/// of them, what was revoked must not be taken again.
+fn of_list(list: &Path) -> Result<Vec<Vec<u8>>, String> {
+    let text = read(list)?;
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    let der = der::of_pem(&text, der::LIST);
+    let serials = der.as_deref().and_then(der::revoked).ok_or_else(|| {
+        format!(
+            "{}: it is no list of revoked certificates; take it away if it is none",
+            list.display()
+        )
+    })?;
+    Ok(serials.into_iter().map(<[u8]>::to_vec).collect())
+}
+
+/// Adds a line for a serial number, if there is none.
+fn add(known: &mut String, serial: &[u8], now: Duration) {
+    let serial: String = serial.iter().map(|byte| format!("{byte:02x}")).collect();
+    if !known.lines().any(|line| line.starts_with(&format!("{serial} "))) {
+        known.push_str(&format!("{serial} {}\n", now.as_secs()));
     }
 }
 

@@ -132,6 +132,54 @@ fn a_list_that_is_made_after_the_clock_went_back_is_newer_all_the_same() {
     }
 }
 
+fn on_the_list(dir: &Path) -> Vec<Vec<u8>> {
+    let pem = std::fs::read_to_string(dir.join("ca.crl")).unwrap();
+    let der = der::of_pem(&pem, der::LIST).unwrap();
+    for cut in 0..der.len() {
+        let _no_panic = der::revoked(&der[..cut]);
+    }
+    der::revoked(&der).unwrap().into_iter().map(<[u8]>::to_vec).collect()
+}
+
+/// As where a CA is moved to another machine with the files that the nodes have.
+#[test]
+fn what_was_revoked_stays_so_without_the_record_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let (authority, _) = Authority::init(dir, "prod", false).unwrap();
+    let issue = |name: &str| authority.client(dir, name, LIFETIME, false).unwrap().certificate;
+    authority.revoke(dir, &[issue("a"), issue("b")]).unwrap();
+    let before = on_the_list(dir);
+    assert_eq!(before.len(), 2);
+    std::fs::remove_file(dir.join("ca.revoked")).unwrap();
+    let revoked = authority.revoke(dir, &[issue("c")]).unwrap();
+    let after = on_the_list(dir);
+    assert_eq!((revoked.certificates, after.len()), (3, 3));
+    assert!(before.iter().all(|serial| after.contains(serial)));
+
+    std::fs::remove_file(dir.join("ca.revoked")).unwrap();
+    std::fs::write(dir.join("ca.crl"), "half").unwrap();
+    let refused = authority.revoke(dir, &[]).unwrap_err();
+    assert!(refused.contains("ca.crl: it is no list"), "{refused}");
+}
+
+#[test]
+fn two_that_revoke_at_once_lose_nothing() {
+    const AT_ONCE: usize = 8;
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let (authority, _) = Authority::init(dir, "prod", false).unwrap();
+    let issue = |at| authority.client(dir, &format!("c{at}"), LIFETIME, false).unwrap().certificate;
+    let certificates: Vec<PathBuf> = (0..AT_ONCE).map(issue).collect();
+    std::thread::scope(|scope| {
+        for certificate in &certificates {
+            let authority = Authority::open(dir).unwrap();
+            scope.spawn(move || authority.revoke(dir, &[certificate.clone()]).unwrap());
+        }
+    });
+    assert_eq!(on_the_list(dir).len(), AT_ONCE);
+}
+
 #[test]
 fn moments() {
     let at = |seconds| rfc3339(Duration::from_secs(seconds));

@@ -78,14 +78,11 @@ fn check(args: &TokenArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The entry of the access file. Nothing in it has to be escaped.
+/// The entry of the access file. Nothing in it has to be escaped. The role comes last: without it,
+/// an entry that was written in part is none, and gives no right that its other lines would limit.
 fn stanza(args: &TokenArgs, digest: &str) -> String {
     let role = args.role.to_possible_value().expect("invariant: no role is hidden");
-    let mut text = format!(
-        "[[token]]\nid = \"{}\"\ndigest = \"{digest}\"\nrole = \"{}\"\n",
-        args.id,
-        role.get_name()
-    );
+    let mut text = format!("[[token]]\nid = \"{}\"\ndigest = \"{digest}\"\n", args.id);
     let not_after = args.valid_for.map(|lifetime| rfc3339(now() + lifetime));
     let not_after = args.not_after.clone().or(not_after);
     let lines =
@@ -95,6 +92,7 @@ fn stanza(args: &TokenArgs, digest: &str) -> String {
             text.push_str(&format!("{key} = \"{value}\"\n"));
         }
     }
+    text.push_str(&format!("role = \"{}\"\n", role.get_name()));
     text
 }
 

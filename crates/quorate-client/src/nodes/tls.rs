@@ -2,6 +2,8 @@
 //! handshake. What was given as files is read again at each dial, so a connection is made with the
 //! newest of them; living ones stay as they are, until the node or the network ends them.
 
+mod authority;
+
 use std::future::poll_fn;
 use std::io;
 use std::path::PathBuf;
@@ -28,6 +30,7 @@ use tower::ServiceExt as _;
 
 use crate::nodes::dial::CONNECT_WITHIN;
 use crate::nodes::files::{Kept, Source};
+use crate::nodes::tls::authority::is_authority;
 
 /// What nodes speak (gRPC is HTTP/2).
 const ALPN: &[u8] = b"h2";
@@ -63,8 +66,9 @@ impl Tls {
         Self::default()
     }
 
-    /// Trusts the certificates of this PEM file, too. One of them that cannot be read is an error,
-    /// not left out.
+    /// Trusts the certificates of this PEM file, too, each of which has to be a CA's (basic
+    /// constraints `CA:TRUE`). One of them that is not, or cannot be read, is an error, not left
+    /// out.
     #[must_use]
     pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.cas.push(Source::file(path));
@@ -138,9 +142,15 @@ fn config(sources: &[Source], contents: &[Vec<u8>], cas: usize) -> Result<Client
     for (source, pem) in sources.iter().zip(contents).take(cas) {
         let named = |fault: String| format!("{source}: {fault}");
         for (number, certificate) in (1..).zip(certificates(pem).map_err(named)?) {
+            let of_authority = is_authority(&certificate);
             roots.add(certificate).map_err(|error| {
                 named(format!("certificate {number} cannot be one of a CA: {error}"))
             })?;
+            if !of_authority {
+                return Err(named(format!(
+                    "certificate {number} is no authority's: it does not say CA:TRUE"
+                )));
+            }
         }
     }
     // Whatever provider the program has installed, or none: this is the one that is tested.

@@ -11,6 +11,9 @@ use tokio::task::JoinError;
 pub(super) const FILE_MAX: u64 = 4 * 1024 * 1024;
 /// A file that takes longer cannot be used: it may be a pipe, or of a server that is gone.
 pub(super) const READ_WITHIN: Duration = Duration::from_secs(5);
+/// A file that has changed is read again after this time, and counts if it is the same: one that is
+/// being written may say more rights than it will.
+pub(super) const SETTLES: Duration = Duration::from_millis(200);
 /// Keys of one file.
 pub(super) const KEYS_MAX: usize = 256;
 
@@ -34,6 +37,8 @@ pub(super) enum Problem {
     TooLarge,
     #[error("not read within {READ_WITHIN:?}")]
     Slow,
+    #[error("it was another one {SETTLES:?} later, as one that is being written")]
+    Unsettled,
     #[error("reading it panicked")]
     Panicked(#[source] JoinError),
     #[error("is no UTF-8")]

@@ -25,9 +25,15 @@ pub(crate) struct Contents {
     pub(super) by_spiffe: HashMap<String, Arc<Principal>>,
     pub(super) by_common_name: HashMap<String, Arc<Principal>>,
     pub(super) jwts: Vec<jwt::Rule>,
+    pub(super) keys: Keys,
     /// What was read, to see a change by.
     pub(super) fingerprint: Vec<Digest>,
+    /// A file with keys that cannot be used: those that it had before count.
+    pub(super) fault: Option<AccessError>,
 }
+
+/// The keys that the access file names, by their files.
+pub(super) type Keys = HashMap<PathBuf, (Digest, Arc<KeySet>)>;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -74,22 +80,35 @@ struct Jwt {
     not_after: Option<String>,
 }
 
-/// Reads the access file and the keys that it names.
+/// Reads the access file and the keys that it names. `before`: the keys that are in use; where
+/// there are some, a file with keys that is bad does not keep the rest from counting, as that a
+/// token was taken out. It has the keys that it had, or none.
 ///
 /// # Errors
 /// Which file cannot be used, and why.
-pub(super) fn read(path: &Path) -> Result<Contents, AccessError> {
+pub(super) fn read(path: &Path, before: Option<&Keys>) -> Result<Contents, AccessError> {
     let text = read_file(path)?;
     let mut files = vec![Digest::of(&text)];
+    let mut fault = None;
     let read_keys = |jwks: &Path| {
-        let bytes = read_file(jwks)?;
-        files.push(Digest::of(&bytes));
-        KeySet::parse(&bytes).map_err(|error| of_file(jwks)(error.into()))
+        let read = read_file(jwks).and_then(|bytes| {
+            let keys = KeySet::parse(&bytes).map_err(|error| of_file(jwks)(error.into()))?;
+            Ok((Digest::of(&bytes), Arc::new(keys)))
+        });
+        let read = match (read, before) {
+            (Err(error), Some(before)) => {
+                fault.get_or_insert(error);
+                let none = || (Digest::of(&[]), Arc::default());
+                before.get(jwks).cloned().unwrap_or_else(none)
+            }
+            (read, _) => read?,
+        };
+        files.push(read.0);
+        Ok(read)
     };
     let text = String::from_utf8(text).map_err(|_| of_file(path)(Problem::NoText))?;
-    let mut contents = parse(&text, read_keys).map_err(of_file(path))?;
-    contents.fingerprint = files;
-    Ok(contents)
+    let contents = parse(&text, read_keys).map_err(of_file(path))?;
+    Ok(Contents { fingerprint: files, fault, ..contents })
 }
 
 fn of_file(path: &Path) -> impl FnOnce(Problem) -> AccessError {
@@ -115,7 +134,7 @@ fn read_file(path: &Path) -> Result<Vec<u8>, AccessError> {
 /// What the text says; `read_keys` reads each file with keys once.
 fn parse(
     text: &str,
-    mut read_keys: impl FnMut(&Path) -> Result<KeySet, AccessError>,
+    mut read_keys: impl FnMut(&Path) -> Result<(Digest, Arc<KeySet>), AccessError>,
 ) -> Result<Contents, Problem> {
     let line = |at: usize| text.get(..at).unwrap_or_default().matches('\n').count() + 1;
     let at = |at: usize| move |source| Problem::Entry { line: line(at), source };
@@ -137,18 +156,18 @@ fn parse(
         let begin = entry.span().start;
         take_certificate(entry.into_inner(), &mut certificates).map_err(at(begin))?;
     }
-    let mut keys: HashMap<PathBuf, Arc<KeySet>> = HashMap::new();
+    let mut keys = Keys::new();
     let mut jwts = Vec::new();
     for entry in file.jwt {
         let begin = entry.span().start;
         let entry = entry.into_inner();
         let known = keys.get(&entry.jwks).cloned();
-        let of = known.map_or_else(|| read_keys(&entry.jwks).map(Arc::new), Ok);
+        let of = known.map_or_else(|| read_keys(&entry.jwks), Ok);
         let of = of.map_err(|error| at(begin)(EntryError::Keys(error.into())))?;
         keys.insert(entry.jwks.clone(), of.clone());
-        jwts.push(jwt_rule(entry, of).map_err(at(begin))?);
+        jwts.push(jwt_rule(entry, of.1).map_err(at(begin))?);
     }
-    let mut contents = Contents { jwts, ..Contents::default() };
+    let mut contents = Contents { jwts, keys, ..Contents::default() };
     for (digest, id, grants) in tokens {
         let principal = Arc::new(Principal::new("token", &id, grants));
         contents.tokens.entry(digest.shelf()).or_default().push((digest, principal));

@@ -57,6 +57,73 @@ async fn a_file_is_followed_and_a_bad_one_changes_nothing() {
     assert!(of("qrt_b").is_ok());
 }
 
+/// A token that was taken out does not go on working because of keys that others sign with.
+#[tokio::test]
+async fn a_file_with_keys_that_is_bad_keeps_no_other_change_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, jwks) = (dir.path().join("access.toml"), dir.path().join("jwks.json"));
+    let key = r#"{"kty":"OKP","crv":"Ed25519","kid":"k1","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+    std::fs::write(&jwks, format!(r#"{{"keys":[{key}]}}"#)).unwrap();
+    let of_keys = |jwks: &Path| {
+        format!("[[jwt]]\nissuer = 'i'\njwks = '{}'\n", jwks.display())
+            + "claims = { a = 'b' }\nrole = 'read'\nnamespace = 'shop'\n"
+    };
+    let read = "role = 'read'\nnamespace = 'shop'";
+    let (a, b) = (entry("a", "qrt_a", read), entry("b", "qrt_b", read));
+    std::fs::write(&path, of_keys(&jwks) + &a).unwrap();
+    let access = Access::open("prod", Some(path.clone())).await.unwrap();
+    let of = |token: &str| access.identify(None, Some(&bearer(token)));
+    let keys = || access.rights.load().contents.jwts[0].keys.clone();
+    for (what, bad) in [("half", Some("{\"keys\":")), ("not there", None)] {
+        match bad {
+            Some(bad) => std::fs::write(&jwks, bad).unwrap(),
+            None => std::fs::remove_file(&jwks).unwrap(),
+        }
+        let (taken_out, put_in) = if bad.is_some() { ("qrt_a", &b) } else { ("qrt_b", &a) };
+        assert!(of(taken_out).is_ok(), "{what}");
+        std::fs::write(&path, of_keys(&jwks) + put_in).unwrap();
+        access.reload().await;
+        assert_eq!(of(taken_out).unwrap_err(), Unidentified::Unknown, "{what}");
+        assert!(access.is_refused(), "{what}");
+        assert!(keys().find("k1").is_some(), "{what}: the last good keys stay");
+    }
+    let changes = access.changes();
+    access.reload().await;
+    assert!(!changes.has_changed().unwrap(), "nothing has");
+
+    // One that was never read has no keys, and the rest counts.
+    std::fs::write(&path, of_keys(&dir.path().join("new.json")) + &b).unwrap();
+    access.reload().await;
+    assert!(of("qrt_b").is_ok() && of("qrt_a").is_err() && access.is_refused());
+    assert!(keys().find("k1").is_none());
+    assert!(Access::open("prod", Some(path)).await.is_err(), "nothing starts so");
+}
+
+/// Without its last lines, an entry can say more rights than it will.
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_being_written_gives_no_rights() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("access.toml");
+    let read = "role = 'read'\nnamespace = 'shop'";
+    std::fs::write(&path, entry("a", "qrt_a", read)).unwrap();
+    let access = Access::open("prod", Some(path.clone())).await.unwrap();
+    let b = entry("b", "qrt_b", &format!("{read}\nprefix = 'orders'"));
+    let half = b.split_once("prefix").unwrap().0;
+    let of = |token: &str| access.identify(None, Some(&bearer(token)));
+
+    std::fs::write(&path, half).unwrap();
+    let written = async {
+        sleep(SETTLES / 2).await;
+        std::fs::write(&path, &b).unwrap();
+    };
+    tokio::join!(access.reload(), written);
+    assert!(of("qrt_b").is_err() && of("qrt_a").is_ok() && access.is_refused());
+    access.reload().await;
+    assert!(of("qrt_a").is_err() && !access.is_refused());
+    let b = of("qrt_b").unwrap();
+    assert!(!b.may(Role::Read, SERVICE, 0), "{b:?}");
+}
+
 #[tokio::test]
 async fn a_file_that_cannot_be_used_starts_nothing() {
     let dir = tempfile::tempdir().unwrap();

@@ -47,12 +47,14 @@ use tokio::sync::Semaphore;
 use tonic::Status;
 
 use crate::access::Role;
+use crate::api::grpc::door::is_unknown;
 use crate::api::http::described::Document;
 use crate::api::http::problem::Problem;
 use crate::meters::OfRoute;
 use crate::net::connections::{Connections, Line};
 use crate::net::tls::Tls;
 use crate::node::Node;
+use crate::node::condition::Obstacle;
 use crate::node::reads::CURRENT_MS;
 use crate::runtime::blocking;
 use crate::types::{LogStore, TypeConfig};
@@ -137,8 +139,9 @@ async fn counted(State(node): State<Arc<Node>>, request: Request, next: Next) ->
     response
 }
 
-async fn readyz(State(observed): State<Observed>) -> Response {
-    let problems = problems(&observed.node);
+async fn readyz(State(observed): State<Observed>, request: Request) -> Response {
+    let is_known = !is_unknown(&observed.node, &request);
+    let problems = problems(&observed.node, is_known);
     if problems.is_empty() {
         return "ready\n".into_response();
     }
@@ -149,8 +152,9 @@ async fn readyz(State(observed): State<Observed>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
-/// Why calls should go to another node; nothing: they need not.
-pub(crate) fn problems(node: &Node) -> Vec<String> {
+/// Why calls should go to another node; nothing: they need not. `is_known`: who asks may know where
+/// this node keeps its files.
+pub(crate) fn problems(node: &Node, is_known: bool) -> Vec<String> {
     if node.stop().is_cancelled() {
         return vec!["it is stopping".to_owned()];
     }
@@ -169,7 +173,11 @@ pub(crate) fn problems(node: &Node) -> Vec<String> {
             age => problems.push(format!("its state is {age} ms old: it is not caught up")),
         },
     }
-    problems.extend(node.write_obstacle());
+    let words = |Obstacle { whole, to_strangers }| match is_known {
+        true => whole,
+        false => to_strangers.to_owned(),
+    };
+    problems.extend(node.write_obstacle().map(words));
     problems
 }
 

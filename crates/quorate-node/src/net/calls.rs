@@ -13,7 +13,7 @@ use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
@@ -22,7 +22,7 @@ use tonic::transport::server::Connected;
 use tower::Service;
 
 use crate::error::CallError;
-use crate::net::connections::{Admitted, Line, Refusals};
+use crate::net::connections::{Admitted, Lane, Line, Refusals};
 use crate::net::tls::{Secured, Security};
 use crate::runtime::random;
 
@@ -39,8 +39,7 @@ pub(crate) struct UnderWay {
     max: usize,
     per_address_max: usize,
     refusals: Refusals,
-    /// These calls are open to all, or of callers that are not known.
-    is_open: bool,
+    lane: Lane,
     count: AtomicUsize,
     told: Mutex<Option<Instant>>,
 }
@@ -53,40 +52,20 @@ pub(crate) struct Call {
 
 impl UnderWay {
     pub(crate) fn new(
-        whose: &'static str,
+        (whose, lane): (&'static str, Lane),
         max: usize,
         per_address_max: usize,
         refusals: Refusals,
     ) -> Arc<Self> {
-        Arc::new(Self::of(whose, max, per_address_max, refusals, false))
-    }
-
-    /// Calls that are counted apart, so that strangers do not take the places of known callers.
-    pub(crate) fn open(
-        whose: &'static str,
-        max: usize,
-        per_address_max: usize,
-        refusals: Refusals,
-    ) -> Arc<Self> {
-        Arc::new(Self::of(whose, max, per_address_max, refusals, true))
-    }
-
-    fn of(
-        whose: &'static str,
-        max: usize,
-        per_address_max: usize,
-        refusals: Refusals,
-        is_open: bool,
-    ) -> Self {
         let (count, told) = (AtomicUsize::new(0), Mutex::default());
-        Self { whose, max, per_address_max, refusals, is_open, count, told }
+        Arc::new(Self { whose, max, per_address_max, refusals, lane, count, told })
     }
 
     /// # Errors
     /// There are too many already.
     pub(super) fn begin(self: &Arc<Self>, line: Arc<Line>) -> Result<Call, Status> {
         // Counted first: two that begin at once do not share the last place.
-        let of_address = line.begin_call(self.is_open);
+        let of_address = line.begin_call(self.lane);
         let before = self.count.fetch_add(1, Ordering::Relaxed);
         let call = Call { line, of: self.clone() };
         let Refusals { in_all, of_address: of_one, .. } = &self.refusals;
@@ -116,7 +95,7 @@ impl UnderWay {
 impl Drop for Call {
     fn drop(&mut self) {
         self.of.count.fetch_sub(1, Ordering::Relaxed);
-        self.line.end_call(self.of.is_open);
+        self.line.end_call(self.of.lane);
     }
 }
 
@@ -213,30 +192,28 @@ fn fraction() -> f64 {
 pub(crate) struct Counted<S> {
     service: S,
     under_way: Arc<UnderWay>,
-    open: Option<Open>,
+    apart: Option<FindApart>,
 }
 
-type IsOpen<B> = dyn Fn(&Request<B>) -> bool + Send + Sync;
-
-/// The calls that are counted apart, and which they are.
-pub(crate) struct Open<B = Body> {
+/// A call that is counted apart, so that strangers do not take the places of known callers.
+pub(crate) struct Apart {
     pub(crate) under_way: Arc<UnderWay>,
-    pub(crate) is_open: Arc<IsOpen<B>>,
+    /// Its answer ends after this time.
+    pub(crate) within: Option<Duration>,
+    /// How it is refused where there is no place; `None`: for want of a place.
+    pub(crate) refusal: Option<Status>,
 }
 
-impl<B> Clone for Open<B> {
-    fn clone(&self) -> Self {
-        Self { under_way: self.under_way.clone(), is_open: self.is_open.clone() }
-    }
-}
+/// Finds out whether a call is counted apart.
+pub(crate) type FindApart<B = Body> = Arc<dyn Fn(&Request<B>) -> Option<Apart> + Send + Sync>;
 
 impl<S> Counted<S> {
     pub(crate) fn new(service: S, under_way: Arc<UnderWay>) -> Self {
-        Self { service, under_way, open: None }
+        Self { service, under_way, apart: None }
     }
 
-    pub(crate) fn apart(self, open: Open) -> Self {
-        Self { open: Some(open), ..self }
+    pub(crate) fn apart(self, apart: FindApart) -> Self {
+        Self { apart: Some(apart), ..self }
     }
 }
 
@@ -254,10 +231,16 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let open = self.open.as_ref().filter(|open| (open.is_open)(&request));
-        let under_way = open.map_or(&self.under_way, |open| &open.under_way);
-        match under_way.begin(Line::of(request.extensions())) {
-            Ok(call) => Answer::Coming(self.service.call(request), Some(call)),
+        let line = Line::of(request.extensions());
+        let apart = self.apart.as_ref().and_then(|find| find(&request));
+        let (call, within) = match apart {
+            None => (self.under_way.begin(line), None),
+            Some(Apart { under_way, within, refusal }) => {
+                (under_way.begin(line).map_err(|full| refusal.unwrap_or(full)), within)
+            }
+        };
+        match call {
+            Ok(call) => Answer::Coming(self.service.call(request), Some(call), within),
             Err(status) => Answer::Refused(Some(status)),
         }
     }
@@ -265,7 +248,7 @@ where
 
 /// The answer to a call, to be.
 pub(crate) enum Answer<F> {
-    Coming(F, Option<Call>),
+    Coming(F, Option<Call>, Option<Duration>),
     Refused(Option<Status>),
 }
 
@@ -276,26 +259,31 @@ where
     type Output = Result<Response<CountedBody>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (response, call) = match &mut *self {
-            Self::Coming(answer, call) => (ready!(Pin::new(answer).poll(cx))?, call.take()),
+        let (response, call, within) = match &mut *self {
+            Self::Coming(answer, call, within) => {
+                (ready!(Pin::new(answer).poll(cx))?, call.take(), *within)
+            }
             Self::Refused(status) => {
                 let status = status.take().expect("invariant: what has ended is not polled");
-                (status.into_http(), None)
+                (status.into_http(), None, None)
             }
         };
-        Poll::Ready(Ok(response.map(|body| CountedBody { body, _call: call })))
+        let late = within.map(|within| (Box::pin(sleep(within)), within));
+        Poll::Ready(Ok(response.map(|body| CountedBody { body, late, _call: call })))
     }
 }
 
 /// The body of an answer; its call ends with it.
 pub(crate) struct CountedBody {
     body: Body,
+    /// When it ends at the latest, and how long after it began that is.
+    late: Option<(Pin<Box<Sleep>>, Duration)>,
     _call: Option<Call>,
 }
 
 impl CountedBody {
     pub(super) fn new(body: Body, call: Call) -> Self {
-        Self { body, _call: Some(call) }
+        Self { body, late: None, _call: Some(call) }
     }
 }
 
@@ -307,6 +295,16 @@ impl http_body::Body for CountedBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let Some((late, within)) = &mut self.late
+            && late.as_mut().poll(cx).is_ready()
+        {
+            let end: Status = CallError::Ended { within: *within }.into();
+            (self.body, self.late) = (Body::empty(), None);
+            let mut trailers = http::HeaderMap::new();
+            return Poll::Ready(Some(
+                end.add_header(&mut trailers).map(|()| Frame::trailers(trailers)),
+            ));
+        }
         Pin::new(&mut self.body).poll_frame(cx)
     }
 
@@ -321,7 +319,75 @@ impl http_body::Body for CountedBody {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt as _;
+    use tonic::Code;
+
     use super::*;
+
+    /// Its answers never end.
+    #[derive(Clone)]
+    struct Endless;
+
+    impl Service<Request<Body>> for Endless {
+        type Response = Response<Body>;
+        type Error = Infallible;
+        type Future = std::future::Ready<Result<Response<Body>, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<Body>) -> Self::Future {
+            let never = stream::pending::<Result<Frame<Bytes>, Status>>();
+            let body = Body::new(http_body_util::StreamBody::new(never));
+            std::future::ready(Ok(Response::new(body)))
+        }
+    }
+
+    /// With this many places for what is counted apart.
+    fn counted(places: usize, refusal: Option<Status>) -> Counted<Endless> {
+        let lane = |lane, max| UnderWay::new(("tests", lane), max, max, Refusals::default());
+        let (known, streams) = (lane(Lane::Known, 8), lane(Lane::Streams, places));
+        Counted::new(Endless, known).apart(Arc::new(move |call: &Request<Body>| {
+            let apart = || Apart {
+                under_way: streams.clone(),
+                within: Some(Duration::from_secs(600)),
+                refusal: refusal.clone(),
+            };
+            (call.uri().path() == "/apart").then(apart)
+        }))
+    }
+
+    fn status(headers: &http::HeaderMap) -> Option<Code> {
+        Status::from_header_map(headers).map(|status| status.code())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_is_counted_apart_ends_by_time() {
+        let mut calls = counted(1, None);
+        let call = |path: &str| Request::builder().uri(path).body(Body::empty()).unwrap();
+        let known = calls.call(call("/known")).await.unwrap();
+        let apart = calls.call(call("/apart")).await.unwrap();
+        let refused = calls.call(call("/apart")).await.unwrap();
+        assert_eq!(status(refused.headers()), Some(Code::ResourceExhausted));
+        let begun = Instant::now();
+        let ended = apart.into_body().collect().await.unwrap();
+        assert_eq!(begun.elapsed().as_secs(), 600);
+        assert_eq!(status(ended.trailers().unwrap()), Some(Code::Unavailable));
+        let again = calls.call(call("/apart")).await.unwrap();
+        assert_eq!(status(again.headers()), None, "its place is free");
+        let longer = Duration::from_secs(6_000);
+        assert!(tokio::time::timeout(longer, known.into_body().collect()).await.is_err());
+    }
+
+    /// Who is told that there is no place tries elsewhere; who has no credential has to get one.
+    #[tokio::test]
+    async fn where_there_is_no_place_the_refusal_is_the_calls_own() {
+        let mut calls = counted(0, Some(Status::unauthenticated("who?")));
+        let call = Request::builder().uri("/apart").body(Body::empty()).unwrap();
+        let refused = calls.call(call).await.unwrap();
+        assert_eq!(status(refused.headers()), Some(Code::Unauthenticated));
+    }
 
     #[test]
     fn connections_end_over_a_tenth_of_their_age() {

@@ -87,14 +87,25 @@ struct OfAddress {
     counts: Arc<Counts>,
 }
 
+/// Calls of these kinds are counted apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    Known,
+    /// Of callers that are not known.
+    Strangers,
+    /// Of those: health checks that are one question.
+    Checks,
+    /// Of those: streams.
+    Streams,
+}
+
 /// What is under way on all connections from one address.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     /// Connections that are silent.
     silent: AtomicUsize,
-    calls: AtomicUsize,
-    /// Of callers that are not known, and those that are open to all.
-    open_calls: AtomicUsize,
+    /// By [`Lane`].
+    calls: [AtomicUsize; 4],
     /// Bytes of requests that are not whole yet.
     arriving: AtomicUsize,
     /// What watches keep here.
@@ -216,7 +227,8 @@ impl Connections {
         Busiest {
             address: most.map(|(from, _)| *from),
             connections: most.map_or(0, |(_, of)| of.connections),
-            calls: most.map_or(0, |(_, of)| of.counts.calls.load(Ordering::Relaxed)),
+            calls: most
+                .map_or(0, |(_, of)| of.counts.calls[Lane::Known as usize].load(Ordering::Relaxed)),
             of: live.lines.len(),
         }
     }
@@ -351,16 +363,16 @@ impl Line {
     }
 
     /// How many were under way from its address.
-    pub(super) fn begin_call(&self, is_open: bool) -> usize {
-        if !is_open {
+    pub(super) fn begin_call(&self, lane: Lane) -> usize {
+        if lane == Lane::Known {
             self.speak();
         }
         self.calls.fetch_add(1, Ordering::Relaxed);
-        self.of_address.calls(is_open).fetch_add(1, Ordering::Relaxed)
+        self.of_address.calls[lane as usize].fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(super) fn end_call(&self, is_open: bool) {
-        self.of_address.calls(is_open).fetch_sub(1, Ordering::Relaxed);
+    pub(super) fn end_call(&self, lane: Lane) {
+        self.of_address.calls[lane as usize].fetch_sub(1, Ordering::Relaxed);
         self.idle_since_ms.store(self.age_ms().max(1), Ordering::Relaxed);
         // A reader that sees that no call is left sees since when.
         self.calls.fetch_sub(1, Ordering::Release);
@@ -442,12 +454,6 @@ impl Line {
         // It may have been ended just before.
         self.check()?;
         Poll::Pending
-    }
-}
-
-impl Counts {
-    fn calls(&self, is_open: bool) -> &AtomicUsize {
-        if is_open { &self.open_calls } else { &self.calls }
     }
 }
 

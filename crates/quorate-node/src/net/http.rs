@@ -21,7 +21,7 @@ use tonic::Status;
 use tonic::transport::server::Connected;
 use tower::ServiceExt;
 
-use crate::net::calls::{CountedBody, Open, UnderWay, ends};
+use crate::net::calls::{Apart, CountedBody, FindApart, UnderWay, ends};
 use crate::net::connections::{Admitted, Line};
 use crate::net::tls::Security;
 
@@ -44,7 +44,7 @@ pub(crate) struct Tools {
     pub(crate) refused: fn(Status) -> Response,
     pub(crate) calls: Arc<UnderWay>,
     /// Those of nobody who is known.
-    pub(crate) open: Open<Incoming>,
+    pub(crate) apart: FindApart<Incoming>,
 }
 
 /// Serves each connection that arrives and can be secured, until the stop has come and none is
@@ -102,13 +102,18 @@ async fn serve_one(
 }
 
 async fn answer(
-    Tools { router, refused, calls, open }: Tools,
+    Tools { router, refused, calls, apart }: Tools,
     line: Arc<Line>,
     mut request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
     request.extensions_mut().insert(line.clone());
-    let calls = if (open.is_open)(&request) { open.under_way } else { calls };
-    let call = match calls.begin(line) {
+    let begun = match apart(&request) {
+        None => calls.begin(line),
+        Some(Apart { under_way, refusal, .. }) => {
+            under_way.begin(line).map_err(|full| refusal.unwrap_or(full))
+        }
+    };
+    let call = match begun {
         Ok(call) => call,
         Err(status) => return Ok(refused(status)),
     };

@@ -31,7 +31,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use crate::config;
 use crate::error::with_causes;
 use crate::net::Net;
-use crate::net::tls::files::{Digest, Loaded};
+use crate::net::tls::files::Loaded;
 use crate::net::tls::told::Told;
 use crate::net::tls::verify::NodeVerifier;
 use crate::wall;
@@ -88,7 +88,7 @@ pub(crate) struct Tls {
     /// The number of the set that is in use.
     changes: watch::Sender<u64>,
     /// Of the files that are in use.
-    used: ArcSwap<Digest>,
+    used: ArcSwap<files::Read>,
     /// The last refusal in the log: one line for each fault, however often it is found.
     refusal: Mutex<String>,
     told: Told,
@@ -111,9 +111,9 @@ impl Tls {
         node: NodeId,
     ) -> Result<Arc<Self>, TlsError> {
         let reads = files::Reads::default();
-        let read = files::read(&files, &reads).await?;
+        let (read, _) = files::read(&files, &reads, None).await?;
         let loaded = files::load(&files, cluster, node, &read, None)?;
-        let (loaded, used) = (ArcSwap::from_pointee(loaded), ArcSwap::from_pointee(read.digest()));
+        let (loaded, used) = (ArcSwap::from_pointee(loaded), ArcSwap::from_pointee(read));
         let (cluster, refusal) = (cluster.into(), Mutex::default());
         let changes = watch::Sender::new(0);
         let told = Told::default();
@@ -122,35 +122,68 @@ impl Tls {
 
     /// Reads the files again, and takes what they have if it has changed and can be used.
     pub(crate) async fn reload(&self) {
-        let loaded = match files::read(&self.files, &self.reads).await {
-            Ok(read) if self.used.load().as_ref() == &read.digest() => Ok(None),
-            // Also where they were refused before: a certificate may be valid by now.
-            Ok(read) => self.load(&read).map(|loaded| Some((loaded, read.digest()))),
-            Err(error) => Err(error),
+        let used = self.used.load_full();
+        let (newest, fault) = match files::read(&self.files, &self.reads, Some(&used)).await {
+            Ok((read, fault)) => self.newest(read, fault, &used),
+            Err(error) => (None, Some(error)),
         };
-        let mut refusal = self.refusal.lock().expect("invariant: nothing panics under this lock");
-        match loaded {
-            Ok(None) if refusal.is_empty() => {}
-            Ok(None) => {
-                refusal.clear();
-                tracing::info!("TLS: the files are those that are in use again");
+        let is_new = newest.is_some();
+        if let Some((loaded, read)) = newest {
+            if let Some(unfit) = &loaded.unfit {
+                let error = with_causes(unfit);
+                tracing::warn!(%error, "TLS: other nodes do not take this node's certificate");
             }
-            Ok(Some((loaded, digest))) => {
-                let set = loaded.set;
-                self.loaded.store(Arc::new(loaded));
-                self.changes.send_replace(set);
-                self.used.store(Arc::new(digest));
+            let set = loaded.set;
+            self.loaded.store(Arc::new(loaded));
+            self.changes.send_replace(set);
+            self.used.store(Arc::new(read));
+        }
+        let mut refusal = self.refusal.lock().expect("invariant: nothing panics under this lock");
+        match (fault.map(|fault| with_causes(&fault)), is_new) {
+            (Some(error), _) if *refusal == error && !is_new => {}
+            (Some(error), false) => {
+                tracing::warn!(%error, "TLS: the files cannot be used; those before stay");
+                *refusal = error;
+            }
+            (Some(error), true) => {
+                tracing::warn!(
+                    %error,
+                    "TLS: the files cannot be used; of them, what is revoked and whom to trust counts"
+                );
+                *refusal = error;
+            }
+            (None, true) => {
                 refusal.clear();
                 tracing::info!("TLS: new certificates are in use for new connections");
             }
-            Err(error) => {
-                let error = with_causes(&error);
-                if *refusal != error {
-                    tracing::warn!(%error, "TLS: the files cannot be used; those before stay");
-                    *refusal = error;
-                }
+            (None, false) if refusal.is_empty() => {}
+            (None, false) => {
+                refusal.clear();
+                tracing::info!("TLS: the files are those that are in use again");
             }
         }
+    }
+
+    /// What is to be used from now on, if that is something else; and why it is not all of what was
+    /// read. `fault`: why some of it counts as before.
+    fn newest(
+        &self,
+        read: files::Read,
+        mut fault: Option<TlsError>,
+        used: &files::Read,
+    ) -> (Option<(Loaded, files::Read)>, Option<TlsError>) {
+        for read in read.newest(used) {
+            if read == *used {
+                break;
+            }
+            // Also where they were refused before: a certificate may be valid by now.
+            let before = self.loaded.load();
+            match files::load(&self.files, &self.cluster, self.node, &read, Some((&before, used))) {
+                Ok(loaded) => return (Some((loaded, read)), fault),
+                Err(error) => fault = fault.or(Some(error)),
+            }
+        }
+        (None, fault)
     }
 
     /// Says in the log, if it is time, that this node's certificate ends.
@@ -179,11 +212,6 @@ impl Tls {
     /// What a connection's age may be.
     fn connection_age(&self) -> Duration {
         Duration::from_millis(self.files.connection_age_ms)
-    }
-
-    fn load(&self, read: &files::Read) -> Result<Loaded, TlsError> {
-        let before = self.loaded.load();
-        files::load(&self.files, &self.cluster, self.node, read, Some(&before))
     }
 
     /// Of a node: `node`, where that is known. What it shows to clients may be of a host only.
@@ -268,3 +296,6 @@ fn name(uri: &Uri, by_host: bool) -> io::Result<ServerName<'static>> {
     };
     ServerName::try_from(host).map_err(io::Error::other)
 }
+
+#[cfg(test)]
+mod tests;

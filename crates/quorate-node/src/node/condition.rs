@@ -194,6 +194,14 @@ impl Counts {
     }
 }
 
+/// Why a node takes no write.
+#[derive(Debug)]
+pub(crate) struct Obstacle {
+    pub(crate) whole: String,
+    /// Without numbers, names of files and what the system says of them.
+    pub(crate) to_strangers: &'static str,
+}
+
 impl Node {
     /// Where the tasks of this node say what its condition is made of.
     pub(crate) fn seen(&self) -> &Seen {
@@ -213,16 +221,18 @@ impl Node {
     }
 
     /// Why no write can be taken here.
-    pub(crate) fn write_obstacle(&self) -> Option<String> {
+    pub(crate) fn write_obstacle(&self) -> Option<Obstacle> {
         if let Err(full) = self.disk().check() {
-            return Some(full.to_string());
+            return Some(Obstacle { to_strangers: "its disk is full", whole: full.to_string() });
         }
-        let held = self.clock_held();
+        let (held, to_strangers) = (self.clock_held(), "it commits nothing");
         if held > HELD_MAX {
-            let held = held.as_secs();
-            return Some(format!("it leads, and has committed nothing for {held} s"));
+            let whole = format!("it leads, and has committed nothing for {} s", held.as_secs());
+            return Some(Obstacle { to_strangers, whole });
         }
-        self.audit().check().err().map(|unwritten| unwritten.to_string())
+        let unwritten = self.audit().check().err()?;
+        let to_strangers = "its audit log cannot be written";
+        Some(Obstacle { to_strangers, whole: unwritten.to_string() })
     }
 
     /// For how long registry time has stood still, where this node leads.

@@ -31,8 +31,8 @@ use crate::meters::Meters;
 use crate::net::Listener;
 use crate::net::arriving::Arriving;
 use crate::net::authority::AnyAuthority;
-use crate::net::calls::{self, Counted, Open, UnderWay};
-use crate::net::connections::{Connections, Limits, Refusals};
+use crate::net::calls::{self, Apart, Counted, FindApart, UnderWay};
+use crate::net::connections::{Connections, Lane, Limits, Refusals};
 use crate::net::http::{self, Tools};
 use crate::net::tls::{Security, Tls};
 use crate::node::Node;
@@ -55,9 +55,15 @@ const PONG_WITHIN: Duration = Duration::from_secs(10);
 /// A request of health or reflection, which are open to all: a name, bytes.
 const OPEN_MESSAGE_MAX: usize = 4 * 1024;
 
-/// Calls that are open to all, or of nobody who is known: beside those of known callers, a quarter
-/// as many.
+/// Calls of nobody who is known, health checks among them and streams among them: beside those of
+/// known callers, each a quarter as many.
 const OPEN_SHARE: usize = 4;
+/// Those of one address, so that it does not take the places of all others: a balancer or an agent
+/// on each machine asks a node's health, and a process watches it.
+const CHECKS_PER_ADDRESS_MAX: usize = 256;
+const STREAMS_PER_ADDRESS_MAX: usize = 64;
+/// A stream of theirs ends after this time: nobody else looks whether it is still wanted.
+const STREAM_WITHIN: Duration = Duration::from_secs(600);
 
 /// Connections of one address that have neither proved an identity nor made a call: this share of a
 /// listener's, and never more than so many. A fleet behind one address comes back all at once after
@@ -102,7 +108,7 @@ pub(super) fn serve_clients<H: Health>(
         ..Refusals::default()
     };
     let under_way = calls_under_way("clients", node.tunables(), refusals);
-    let open = open_calls(&node);
+    let apart = calls_apart(&node);
     let stop = node.stop().clone();
     let arriving = Arc::new(Arriving::new(node.meters().refused("arriving")));
     let registry = RegistryServer::new(RegistryService { node: node.clone() })
@@ -117,7 +123,7 @@ pub(super) fn serve_clients<H: Health>(
         .add_service(admin);
     let others = others.prepare();
     let calls = ClientCalls { node, arriving, registry, others, cluster: Arc::default() };
-    let calls = Counted::new(calls, under_way).apart(open);
+    let calls = Counted::new(calls, under_way).apart(apart);
     let arriving = connections.accept(listener);
     calls::serve(transport(), calls, arriving, security, AnyAuthority::new, stop)
 }
@@ -159,12 +165,16 @@ pub(super) async fn serve_tools(
     let limits = limits(tunables, in_all, per_address);
     let connections = Connections::new("tools", limits, one_lane(meters, "http_connections"));
     let refusals = one_lane(meters, "http_calls");
-    let calls = UnderWay::new("tools", in_all, per_address, refusals.clone());
-    let under_way = UnderWay::open("strangers by HTTP", in_all, per_address, refusals);
+    let lane = |lane| UnderWay::new(lane, in_all, per_address, refusals.clone());
+    let calls = lane(("tools", Lane::Known));
+    let strangers = lane(("strangers by HTTP", Lane::Strangers));
     let node = observed.node.clone();
-    let open = Open { under_way, is_open: Arc::new(move |call| door::is_unknown(&node, call)) };
+    let apart: FindApart<_> = Arc::new(move |call| {
+        let (under_way, refusal) = (strangers.clone(), None);
+        door::is_unknown(&node, call).then_some(Apart { under_way, within: None, refusal })
+    });
     let arriving = connections.accept(listener);
-    let tools = Tools { router: router(observed), refused, calls, open };
+    let tools = Tools { router: router(observed), refused, calls, apart };
     tokio::select! {
         () = http::serve(tools, arriving, security, stop.clone()) => Ok(()),
         never = connections.watch(stop) => match never {},
@@ -212,17 +222,31 @@ fn limits(tunables: &Tunables, in_all: usize, per_address: usize) -> Limits {
 }
 
 fn calls_under_way(whose: &'static str, tunables: &Tunables, refusals: Refusals) -> Arc<UnderWay> {
-    UnderWay::new(whose, tunables.calls_max, tunables.calls_per_address_max, refusals)
+    let Tunables { calls_max, calls_per_address_max, .. } = *tunables;
+    UnderWay::new((whose, Lane::Known), calls_max, calls_per_address_max, refusals)
 }
 
-/// Calls of strangers, and those of health and reflection, have a share of their own.
-fn open_calls(node: &Arc<Node>) -> Open {
+/// Calls of strangers have shares of their own.
+fn calls_apart(node: &Arc<Node>) -> FindApart {
     let Tunables { calls_max, calls_per_address_max, .. } = *node.tunables();
     let (in_all, of_address) = (calls_max / OPEN_SHARE, calls_per_address_max / OPEN_SHARE);
     let refusals = one_lane(node.meters(), "open_calls");
-    let under_way = UnderWay::open("strangers", in_all, of_address, refusals);
+    let lane = |lane, of_address| UnderWay::new(lane, in_all, of_address, refusals.clone());
+    let strangers = lane(("strangers", Lane::Strangers), of_address);
+    let of_checks = of_address.min(CHECKS_PER_ADDRESS_MAX);
+    let checks = lane(("health checks of strangers", Lane::Checks), of_checks);
+    let of_streams = of_address.min(STREAMS_PER_ADDRESS_MAX);
+    let streams = lane(("streams of strangers", Lane::Streams), of_streams);
     let node = node.clone();
-    Open { under_way, is_open: Arc::new(move |call| door::is_open(&node, call)) }
+    Arc::new(move |call| {
+        let door::Open { lane, refusal } = door::open(&node, call)?;
+        let (under_way, within) = match lane {
+            Lane::Checks => (&checks, None),
+            Lane::Streams => (&streams, Some(STREAM_WITHIN)),
+            Lane::Strangers | Lane::Known => (&strangers, None),
+        };
+        Some(Apart { under_way: under_way.clone(), within, refusal })
+    })
 }
 
 /// Both limits of a listener that is not for clients count together.

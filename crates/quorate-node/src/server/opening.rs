@@ -15,7 +15,7 @@ use quorate_state::Levels;
 
 use crate::access::Access;
 use crate::audit::{Audit, Writer};
-use crate::config::{self, Config, Start, Tunables};
+use crate::config::{self, CLUSTER_NAME, Config, Start, Tunables};
 use crate::error::StartError;
 use crate::net::tls::{Tls, TlsError};
 use crate::net::{Listener, Net};
@@ -148,6 +148,35 @@ fn founders_hash(members: &BTreeMap<NodeId, String>) -> NonZeroU64 {
     let listed: Vec<String> = members.iter().map(|(id, addr)| format!("{id}={addr}")).collect();
     let hash = xxhash_rust::xxh3::xxh3_64(listed.join(",").as_bytes());
     NonZeroU64::new(hash).unwrap_or(NonZeroU64::MIN)
+}
+
+/// Warns of what this node takes from more callers than it may be meant to.
+pub(super) fn warn_of_openness(
+    access: &Access,
+    has_tls: bool,
+    clients: SocketAddr,
+    peers: SocketAddr,
+) {
+    if !access.is_checked() && !clients.ip().is_loopback() {
+        tracing::warn!(
+            %clients,
+            "every caller that reaches this address may do everything: `access` is not set"
+        );
+    }
+    if access.is_checked() && !has_tls {
+        tracing::warn!(
+            %peers,
+            "rights are checked for clients only: without TLS, every caller that reaches this address may \
+             act as a node of the cluster, and so do everything"
+        );
+    }
+    if (has_tls || access.takes_jwts()) && access.cluster() == CLUSTER_NAME {
+        tracing::warn!(
+            cluster_name = CLUSTER_NAME,
+            "`cluster_name` is not set: a certificate of a node, or a JWT, of another cluster without a name \
+             is good here, too, where both trust one authority or issuer"
+        );
+    }
 }
 
 /// # Errors

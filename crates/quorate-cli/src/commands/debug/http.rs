@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::args::ClientArgs;
+use crate::authority::is_authority;
 use crate::connect;
 
 const WITHIN: Duration = Duration::from_secs(5);
@@ -68,11 +69,15 @@ fn token(host: &str, args: &ClientArgs) -> Option<String> {
 fn config(ca: &Path, args: &ClientArgs) -> Result<ClientConfig, String> {
     let of = |path: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let certificates = |path: &Path| {
-        let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+        let read = CertificateDer::pem_file_iter(path);
+        let read = read.and_then(Iterator::collect::<Result<Vec<CertificateDer<'static>>, _>>);
         read.map_err(|error| of(path, &error))
     };
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(ca)? {
+    for (number, certificate) in (1..).zip(certificates(ca)?) {
+        if !is_authority(&certificate) {
+            return Err(of(ca, &format!("certificate {number} is no authority's")));
+        }
         roots.add(certificate).map_err(|error| of(ca, &error))?;
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 
 use super::*;
 
@@ -12,10 +12,17 @@ fn pair() -> (String, String) {
     (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
 }
 
+/// A CA's certificate, and its key.
+fn authority() -> (String, String) {
+    let (key, mut params) = (KeyPair::generate().unwrap(), CertificateParams::default());
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
 #[test]
 fn what_cannot_be_used_is_refused_and_named() {
     let (certificate, key) = pair();
-    let (other, other_key) = pair();
+    let (other, other_key) = authority();
     let ca = || Tls::new().ca_pem(other.as_str());
     let broken = certificate.replacen("-----BEGIN", "----BEGIN", 1);
     let half = &certificate[..certificate.len() / 2];
@@ -32,6 +39,10 @@ fn what_cannot_be_used_is_refused_and_named() {
             "4 lines that begin or end a certificate, and 1 whole",
         ),
         (ca().ca_pem(format!("{certificate}{wrong}")), "certificate"),
+        (
+            ca().ca_pem(format!("{other}{certificate}")),
+            "certificate 2 is no authority's: it does not say CA:TRUE",
+        ),
         (ca().ca_file("/no/such/ca"), "/no/such/ca: "),
         (ca().identity_pem(certificate.as_str(), other_key.as_str()), "it is not the key of"),
         (ca().identity_pem(certificate.as_str(), ""), "no private key in it"),
@@ -41,14 +52,14 @@ fn what_cannot_be_used_is_refused_and_named() {
         let fault = tls.load().map(drop).unwrap_err();
         assert!(fault.contains(words), "not \"{words}\": {fault}");
     }
-    let both = format!("# ours\n{certificate}\n# theirs\n{other}\n");
+    let both = format!("# ours\n{}\n# theirs\n{other}\n", authority().0);
     let all = Tls::new().ca_pem(both).identity_pem(certificate, key).server_name("10.0.0.1");
     assert!(all.load().is_ok());
 }
 
 #[test]
 fn no_key_is_shown() {
-    let (certificate, key) = pair();
+    let (certificate, key) = authority();
     let tls = Tls::new().ca_pem(certificate.as_str()).identity_pem(certificate, key.as_str());
     let shown = format!("{tls:?}");
     let inside = key.lines().nth(1).unwrap();

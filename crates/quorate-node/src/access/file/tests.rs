@@ -9,7 +9,7 @@ const OTHER: &str = "sha256:aa7816bf8f01cfea414140de5dae2223b00361a396177a9cb410
 
 fn read(text: &str) -> Result<Contents, String> {
     let read = parse(text, |path| match path.to_str() {
-        Some("keys") => Ok(KeySet::default()),
+        Some("keys") => Ok((Digest::of(&[]), Arc::default())),
         _ => Err(AccessError { path: path.to_owned(), problem: Problem::NoFile }),
     });
     read.map_err(|error| with_causes(&error))

@@ -132,7 +132,9 @@ fn code(error: &CallError) -> Code {
         | CallError::Arriving { .. }
         | CallError::BackupsUnderWay { .. } => Code::ResourceExhausted,
         CallError::Late { .. } | CallError::NoSubscription => Code::DeadlineExceeded,
-        CallError::Unwritten(_) | CallError::BackupUnconfirmed(_) => Code::Unavailable,
+        CallError::Unwritten(_) | CallError::BackupUnconfirmed(_) | CallError::Ended { .. } => {
+            Code::Unavailable
+        }
         CallError::Panicked(_) | CallError::Backup(_) => Code::Internal,
         CallError::Node(error) => match error {
             NodeError::Rejected(rejection) => match rejection {

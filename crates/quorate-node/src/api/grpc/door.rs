@@ -22,9 +22,9 @@ use crate::api::grpc::arrived::Arrived;
 use crate::api::grpc::codes::caller_gone;
 pub(in crate::api) use crate::api::grpc::door::ahead::check_ahead;
 pub(super) use crate::api::grpc::door::ahead::check_known;
-pub(crate) use crate::api::grpc::door::ahead::{is_open, is_unknown};
+pub(crate) use crate::api::grpc::door::ahead::{Open, is_unknown, open};
 use crate::api::grpc::rights;
-use crate::api::grpc::told::Told;
+use crate::api::grpc::told::{self, Told};
 use crate::audit::Subject;
 use crate::config::Tunables;
 use crate::error::CallError;
@@ -251,7 +251,8 @@ where
     let since = Instant::now();
     let deadline = deadline(request.metadata(), method.patience(node.tunables()));
     let line = Line::of(request.extensions());
-    let subject = node.audit().is_on().then(|| request.get_ref().touched().subject());
+    let is_told = node.audit().is_on();
+    let subject = is_told.then(|| told::subject(node, method, &request.get_ref().touched()));
     let name = subject.is_some().then(|| name_of(request.metadata()).unwrap_or_else(next_number));
     let span = span(method, request.metadata(), name.as_deref(), line.address());
     let told =

@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::api::grpc::convert;
 use crate::api::grpc::door::{self, Call, Method};
 use crate::api::grpc::fetch::Local;
-use crate::api::grpc::told::standing;
+use crate::api::grpc::told::{granted, standing};
 use crate::api::grpc::watch::Asks;
 use crate::api::grpc::{age_ms, header, is_foreign, min_revision, rights};
 use crate::error::{CallError, NodeError};
@@ -118,7 +118,7 @@ impl RegistryService {
             ttl_ms: granted.ttl.as_ms(),
             incarnation: granted.incarnation.0,
         };
-        Ok(standing(revision.0, answer))
+        Ok(granted(revision.0, lease, answer))
     }
 
     async fn on_renew(&self, call: Call<RenewRequest>) -> Handled<RenewResponse> {

@@ -186,7 +186,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::net::connections::{Limits, Refusals};
+    use crate::net::connections::{Lane, Limits, Refusals};
 
     const IN_ALL: usize = 8;
     const OF_ADDRESS: usize = 6;
@@ -236,7 +236,7 @@ mod tests {
     fn one_that_spoke_keeps_its_place_and_others_are_let_in() {
         let of = connections();
         let spoke = from(&of, 1).unwrap();
-        spoke.line.begin_call(false);
+        spoke.line.begin_call(Lane::Known);
         let floods: Vec<_> = (0..100).flat_map(|at| from(&of, 2 + at % 3)).collect();
         assert_eq!(floods.len(), 100, "silent ones never keep another silent one out");
         let new = from(&of, 9).expect("a place for one from elsewhere");
@@ -253,7 +253,7 @@ mod tests {
         let of = connections();
         let spoke = |last| {
             let connection = from(&of, last).unwrap();
-            connection.line.begin_call(false);
+            connection.line.begin_call(Lane::Known);
             connection
         };
         let mut all: Vec<_> = (0..OF_ADDRESS).map(|_| spoke(1)).collect();
@@ -269,11 +269,11 @@ mod tests {
         let of = connections();
         let strangers: Vec<_> = (0..IN_ALL).map(|at| from(&of, (at % 3) as u8).unwrap()).collect();
         for stranger in &strangers {
-            stranger.line.begin_call(true);
+            stranger.line.begin_call(Lane::Strangers);
         }
         let call = |_| {
             let known = from(&of, 9).expect("a place");
-            known.line.begin_call(false);
+            known.line.begin_call(Lane::Known);
             known
         };
         let known: Vec<_> = (0..OF_ADDRESS).map(call).collect();
@@ -286,7 +286,7 @@ mod tests {
         let of = connections();
         let call = |address: String| {
             let connection = from_address(&of, address.parse().unwrap())?;
-            connection.line.begin_call(false);
+            connection.line.begin_call(Lane::Known);
             Some(connection)
         };
         let of_one: Vec<_> = (0..OF_ADDRESS).map(|at| call(format!("2001:db8::{at}"))).collect();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::advance;
 
-use super::Line;
+use super::{Lane, Line};
 
 const WINDOW: Duration = Duration::from_millis(50);
 
@@ -14,16 +14,16 @@ async fn calls_in_turn_are_told_from_the_first_from_late_ones_and_from_those_sid
     let line = Line::new(None, Arc::default());
     let call = async |after: Duration| {
         advance(after).await;
-        line.begin_call(false);
+        line.begin_call(Lane::Known);
         line.calls_in_turn(WINDOW)
     };
     assert!(!call(2 * WINDOW).await, "the first call");
-    line.end_call(false);
+    line.end_call(Lane::Known);
     assert!(call(WINDOW / 2).await, "the next, soon after the answer");
     assert!(!call(WINDOW / 2).await, "one beside it");
-    line.end_call(false);
-    line.end_call(false);
+    line.end_call(Lane::Known);
+    line.end_call(Lane::Known);
     assert!(!call(2 * WINDOW).await, "one that comes late");
-    line.end_call(false);
+    line.end_call(Lane::Known);
     assert!(call(Duration::ZERO).await, "the next after that");
 }

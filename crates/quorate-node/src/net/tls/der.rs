@@ -5,6 +5,7 @@
 use crate::wall::{Seconds, days};
 
 /// Tags of DER (X.690).
+const BOOLEAN: u8 = 0x01;
 const INTEGER: u8 = 0x02;
 const BITS: u8 = 0x03;
 const OCTETS: u8 = 0x04;
@@ -12,10 +13,12 @@ const OID: u8 = 0x06;
 const UTC_TIME: u8 = 0x17;
 const TIME: u8 = 0x18;
 const SEQUENCE: u8 = 0x30;
-/// The fields `[0]`: a certificate's version, a list's extensions.
+/// The fields `[0]`, a certificate's version or a list's extensions, and `[3]`, a certificate's.
 const FIELD_0: u8 = 0xa0;
+const FIELD_3: u8 = 0xa3;
 
-/// `id-ce-cRLNumber` (2.5.29.20).
+/// `id-ce-basicConstraints` (2.5.29.19) and `id-ce-cRLNumber` (2.5.29.20).
+const BASIC_CONSTRAINTS: [u8; 3] = [0x55, 0x1d, 0x13];
 const CRL_NUMBER: [u8; 3] = [0x55, 0x1d, 0x14];
 
 /// Takes the first element off: its tag and its content.
@@ -60,6 +63,38 @@ pub(super) fn lifetime(mut certificate: &[u8]) -> Option<Lifetime> {
     Some(Lifetime { not_before: time(&mut validity)?, not_after: time(&mut validity)? })
 }
 
+/// Whether a certificate says that its holder may issue others. One of version 1 cannot.
+pub(super) fn is_authority(mut certificate: &[u8]) -> bool {
+    let mut says = || {
+        let signed = take(&mut take(&mut certificate, SEQUENCE)?, SEQUENCE)?;
+        let mut constraints = extension(signed, FIELD_3, BASIC_CONSTRAINTS)?;
+        take(&mut take(&mut constraints, SEQUENCE)?, BOOLEAN)
+    };
+    says() == Some(&[0xff])
+}
+
+/// The value of the extension with this id; `field`: where extensions stand in what is signed.
+fn extension(mut signed: &[u8], field: u8, id: [u8; 3]) -> Option<&[u8]> {
+    let mut all = loop {
+        match element(&mut signed)? {
+            (tag, mut content) if tag == field => break take(&mut content, SEQUENCE)?,
+            _ => {}
+        }
+    };
+    loop {
+        let mut extension = take(&mut all, SEQUENCE)?;
+        let found = take(&mut extension, OID)?;
+        // Whether it is critical may stand in between.
+        let (tag, mut value) = element(&mut extension)?;
+        if tag != OCTETS {
+            value = take(&mut extension, OCTETS)?;
+        }
+        if found == id {
+            return Some(value);
+        }
+    }
+}
+
 /// How new a revocation list is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ListAge {
@@ -81,24 +116,11 @@ pub(super) fn list_age(mut list: &[u8]) -> Option<ListAge> {
     take(&mut signed, INTEGER);
     let (_algorithm, _issuer) = (take(&mut signed, SEQUENCE)?, take(&mut signed, SEQUENCE)?);
     let this_update = time(&mut signed)?;
-    // `nextUpdate` and what is revoked may not be there.
-    let _next_update = time(&mut signed);
-    let _revoked = take(&mut signed, SEQUENCE);
-    let mut number = Vec::new();
-    let extensions = take(&mut signed, FIELD_0).and_then(|mut field| take(&mut field, SEQUENCE));
-    let mut extensions = extensions.unwrap_or_default();
-    while let Some(mut extension) = take(&mut extensions, SEQUENCE) {
-        if take(&mut extension, OID)? != CRL_NUMBER {
-            continue;
-        }
-        // Whether it is critical may stand in between.
-        let (tag, mut value) = element(&mut extension)?;
-        if tag != OCTETS {
-            value = take(&mut extension, OCTETS)?;
-        }
-        let digits = take(&mut value, INTEGER)?;
-        number = digits.iter().copied().skip_while(|digit| *digit == 0).collect();
-    }
+    let digits = match extension(signed, FIELD_0, CRL_NUMBER) {
+        Some(mut value) => take(&mut value, INTEGER)?,
+        None => &[],
+    };
+    let number = digits.iter().copied().skip_while(|digit| *digit == 0).collect();
     Some(ListAge { number, this_update })
 }
 
@@ -181,6 +203,27 @@ mod tests {
             assert_eq!(lifetime(made.der()), Some(expected), "{year}");
             for cut in 0..200 {
                 let _no_panic = lifetime(&made.der()[..cut]);
+            }
+        }
+    }
+
+    #[test]
+    fn an_authority_says_that_it_is_one() {
+        let key = KeyPair::generate().unwrap();
+        let limited = IsCa::Ca(BasicConstraints::Constrained(0));
+        for (is_ca, expected) in [
+            (IsCa::Ca(BasicConstraints::Unconstrained), true),
+            (limited, true),
+            (IsCa::ExplicitNoCa, false),
+            (IsCa::NoCa, false),
+        ] {
+            let mut params = CertificateParams::new(vec!["h".repeat(60); 20]).unwrap();
+            params.is_ca = is_ca.clone();
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+            let made = params.self_signed(&key).unwrap();
+            assert_eq!(is_authority(made.der()), expected, "{is_ca:?}");
+            for cut in 0..made.der().len() {
+                assert!(!is_authority(&made.der()[..cut]), "{cut} bytes of it");
             }
         }
     }

@@ -30,6 +30,8 @@ pub(crate) enum Problem {
     Slow,
     #[error("a part of it cannot be read")]
     Pem(#[source] pem::Error),
+    #[error("it has {frames} lines that begin or end a {what}, and {whole} whole ones")]
+    Frames { what: &'static str, frames: usize, whole: usize },
     #[error("no private key")]
     NoKey(#[source] pem::Error),
     #[error("not the certificate's")]
@@ -48,6 +50,9 @@ pub(crate) enum Problem {
         #[source]
         source: rustls::Error,
     },
+    /// Its holder could issue certificates for everybody.
+    #[error("certificate {at} in it is no authority's: it does not say CA:TRUE")]
+    NoAuthority { at: usize },
     #[error(transparent)]
     Verifier(#[from] VerifierBuilderError),
     /// What the TLS library says of this node's own certificate, or of all of it.
@@ -59,6 +64,26 @@ pub(crate) enum Problem {
     OtherNode { found: String, wanted: String },
     #[error(transparent)]
     List(#[from] ListError),
+}
+
+impl Problem {
+    /// Whether it is of a certificate that was good once, whatever stands in the other files: it
+    /// has ended, or was revoked.
+    pub(super) fn is_of_its_end(&self) -> bool {
+        use rustls::CertificateError as Why;
+        match self {
+            Self::NotYet | Self::Ended => true,
+            Self::Refused(rustls::Error::InvalidCertificate(why)) => matches!(
+                why,
+                Why::Expired
+                    | Why::ExpiredContext { .. }
+                    | Why::NotValidYet
+                    | Why::NotValidYetContext { .. }
+                    | Why::Revoked
+            ),
+            _ => false,
+        }
+    }
 }
 
 /// What is wrong with the revocation lists.

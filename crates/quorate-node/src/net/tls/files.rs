@@ -1,5 +1,6 @@
 //! The files of a node's TLS: read, checked whole, and made into what handshakes need. A set that
-//! is half written, does not fit together or has expired is refused as a whole.
+//! is half written, does not fit together or has expired is refused as a whole; what is revoked
+//! does not wait for the rest ([`Read::newest`]).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,7 +9,6 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use quorate_log::NodeId;
-use ring::digest::{Context, SHA256};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier as _;
 use rustls::crypto::CryptoProvider;
@@ -57,6 +57,8 @@ pub(super) struct Loaded {
     pub(super) of_peers: Arc<dyn ClientCertVerifier>,
     /// Of this node's own certificate; of two, the one that ends first.
     pub(super) lifetime: Option<Lifetime>,
+    /// What other nodes have against that certificate, by now.
+    pub(super) unfit: Option<TlsError>,
     /// How new its revocation lists are, by their authorities' subjects.
     lists: BTreeMap<Vec<u8>, ListAge>,
     /// Sets are numbered as they come into use.
@@ -91,22 +93,8 @@ impl Dialled {
     }
 }
 
-/// Of the content of files.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Digest(Vec<u8>);
-
-impl Digest {
-    pub(super) fn of(parts: &[&[u8]]) -> Self {
-        let mut context = Context::new(&SHA256);
-        for part in parts {
-            context.update(&(part.len() as u64).to_be_bytes());
-            context.update(part);
-        }
-        Self(context.finish().as_ref().to_vec())
-    }
-}
-
 /// The content of all files.
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Read {
     cert: Vec<u8>,
     key: Vec<u8>,
@@ -118,9 +106,23 @@ pub(super) struct Read {
 }
 
 impl Read {
-    pub(super) fn digest(&self) -> Digest {
-        let Self { cert, key, ca, crl, peer_ca, peer_cert, peer_key } = self;
-        Digest::of(&[cert, key, ca, crl, peer_ca, peer_cert, peer_key])
+    /// Whether a node shows the same certificates with both.
+    fn shows_as(&self, other: &Self) -> bool {
+        let own = |of: &Self| {
+            let Self { cert, key, peer_cert, peer_key, .. } = of.clone();
+            (cert, key, peer_cert, peer_key)
+        };
+        own(self) == own(other)
+    }
+
+    /// What is taken of these files, the first that can be used: all of them; whom to trust, and
+    /// what is revoked, where a certificate or key of the node's own is bad; what is revoked, where
+    /// an authority is bad, too. The rest stays as it is in use.
+    pub(super) fn newest(self, used: &Self) -> [Self; 3] {
+        let Self { cert, key, peer_cert, peer_key, .. } = used.clone();
+        let trust = Self { cert, key, peer_cert, peer_key, ..self.clone() };
+        let lists = Self { crl: self.crl.clone(), ..used.clone() };
+        [self, trust, lists]
     }
 }
 
@@ -134,30 +136,42 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
 /// The reads of files that are under way.
 pub(super) type Reads = runtime::Reads<Result<Vec<u8>, Problem>>;
 
+/// Beside what was read, the first file that could not be, and counts as it is in `used`.
+///
 /// # Errors
-/// A file that is not there, or is too large.
-pub(super) async fn read(files: &config::Tls, reads: &Reads) -> Result<Read, TlsError> {
-    let one = async |path: &Path| {
+/// A file that is not there, or is too large, where none is in use.
+pub(super) async fn read(
+    files: &config::Tls,
+    reads: &Reads,
+    used: Option<&Read>,
+) -> Result<(Read, Option<TlsError>), TlsError> {
+    let mut fault = None;
+    let mut one = async |path: Option<&PathBuf>, used: Option<&Vec<u8>>| {
+        let Some(path) = path else { return Ok(Vec::new()) };
         let read = match reads.read(path, READ_WITHIN, read_one).await {
             Ok(read) => read,
             Err(Unread::Panicked(panicked)) => Err(io::Error::from(panicked).into()),
             Err(Unread::Slow) => Err(Problem::Slow),
         };
-        read.map_err(|problem| TlsError { path: path.to_owned(), problem })
+        let read = read.map_err(|problem| TlsError { path: path.to_owned(), problem });
+        match (read, used) {
+            (Err(error), Some(used)) => {
+                fault.get_or_insert(error);
+                Ok(used.clone())
+            }
+            (read, _) => read,
+        }
     };
-    let some = async |path: &Option<PathBuf>| match path {
-        Some(path) => one(path).await,
-        None => Ok(Vec::new()),
+    let read = Read {
+        cert: one(Some(&files.cert), used.map(|used| &used.cert)).await?,
+        key: one(Some(&files.key), used.map(|used| &used.key)).await?,
+        ca: one(Some(&files.ca), used.map(|used| &used.ca)).await?,
+        crl: one(files.crl.as_ref(), used.map(|used| &used.crl)).await?,
+        peer_ca: one(files.peer_ca.as_ref(), used.map(|used| &used.peer_ca)).await?,
+        peer_cert: one(files.peer_cert.as_ref(), used.map(|used| &used.peer_cert)).await?,
+        peer_key: one(files.peer_key.as_ref(), used.map(|used| &used.peer_key)).await?,
     };
-    Ok(Read {
-        cert: one(&files.cert).await?,
-        key: one(&files.key).await?,
-        ca: one(&files.ca).await?,
-        crl: some(&files.crl).await?,
-        peer_ca: some(&files.peer_ca).await?,
-        peer_cert: some(&files.peer_cert).await?,
-        peer_key: some(&files.peer_key).await?,
-    })
+    Ok((read, fault))
 }
 
 fn read_one(path: &Path) -> Result<Vec<u8>, Problem> {
@@ -173,14 +187,17 @@ fn read_one(path: &Path) -> Result<Vec<u8>, Problem> {
     Ok(std::fs::read(path)?)
 }
 
+/// `before`: what is in use, and the files that it was made of.
+///
 /// # Errors
-/// What does not fit together, is of another node, or is not valid now.
+/// What does not fit together, is of another node, or is not valid now. A certificate of the node's
+/// own that is in use and has ended is no reason: others are to be refused by the newest files.
 pub(super) fn load(
     files: &config::Tls,
     cluster: &str,
     node: NodeId,
     read: &Read,
-    before: Option<&Loaded>,
+    before: Option<(&Loaded, &Read)>,
 ) -> Result<Loaded, TlsError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
@@ -199,18 +216,20 @@ pub(super) fn load(
             let crls = revoked(&read.crl).map_err(failed(path))?;
             let between = owned.all().flat_map(|own| own.cert.iter().skip(1));
             let trusted = lists::authorities(&[&ca, &peer_ca], between);
-            let lists = lists::check(&crls, &trusted, before.map(|before| &before.lists));
+            let lists = lists::check(&crls, &trusted, before.map(|(before, _)| &before.lists));
             (crls, lists.map_err(|error| failed(path)(error.into()))?)
         }
         None => (Vec::new(), BTreeMap::new()),
     };
     let nodes = servers(peer_ca.clone(), &crls).map_err(failed(peer_ca_path))?;
-    check_own(&nodes, &owned.for_nodes().cert, cluster, node).map_err(&of_cert)?;
+    let mut fits = check_own(&nodes, &owned.for_nodes().cert, cluster, node).map_err(&of_cert);
     let mut hosts = None;
     if owned.of_node.is_some() {
-        check_time(&owned.of_listener.cert).map_err(failed(&files.cert))?;
+        let in_time = || check_time(&owned.of_listener.cert).map_err(failed(&files.cert));
+        fits = fits.and_then(|()| in_time());
         hosts = Some(servers(ca.clone(), &crls).map_err(failed(&files.ca))?);
     }
+    let unfit = unless_shown(fits, before.is_some_and(|(_, used)| read.shows_as(used)))?;
     let of_peers = verifier(peer_ca, &crls, false).map_err(failed(peer_ca_path))?;
     let of_clients = match files.clients {
         ClientCertificates::None => WebPkiClientVerifier::no_client_auth(),
@@ -235,9 +254,18 @@ pub(super) fn load(
         of_clients,
         of_peers,
         lifetime,
+        unfit,
         lists,
-        set: before.map_or(0, |before| before.set + 1),
+        set: before.map_or(0, |(before, _)| before.set + 1),
     })
+}
+
+/// What is against the node's own certificates, where they are shown already and were good once.
+fn unless_shown(fits: Result<(), TlsError>, is_shown: bool) -> Result<Option<TlsError>, TlsError> {
+    match fits {
+        Err(error) if is_shown && error.problem.is_of_its_end() => Ok(Some(error)),
+        fits => fits.map(|()| None),
+    }
 }
 
 /// The certificates that a node shows, with their keys.
@@ -361,21 +389,36 @@ fn check_time(chain: &[CertificateDer<'static>]) -> Result<(), Problem> {
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Problem> {
-    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let read = read.map_err(Problem::Pem)?;
+    let read: Vec<CertificateDer<'_>> = parts(pem, "CERTIFICATE--", "certificate")?;
     if read.is_empty() { Err(Problem::NoCertificate) } else { Ok(read) }
+}
+
+/// All parts of a kind in a PEM text; `frame`: what both lines have that one stands between. The
+/// reader passes over what it does not know; one with a damaged frame is not to be lost that way.
+fn parts<T: PemObject>(pem: &[u8], frame: &str, what: &'static str) -> Result<Vec<T>, Problem> {
+    let read: Result<Vec<T>, _> = T::pem_slice_iter(pem).collect();
+    let read = read.map_err(Problem::Pem)?;
+    let frames = String::from_utf8_lossy(pem).matches(frame).count();
+    match frames == 2 * read.len() {
+        true => Ok(read),
+        false => Err(Problem::Frames { what, frames, whole: read.len() }),
+    }
 }
 
 fn roots(pem: &[u8]) -> Result<Arc<RootCertStore>, Problem> {
     let mut roots = RootCertStore::empty();
     for (at, certificate) in (1..).zip(certificates(pem)?) {
+        // Whoever stands there is believed without a look at what it may issue.
+        let is_authority = der::is_authority(&certificate);
         roots.add(certificate).map_err(|source| Problem::Authority { at, source })?;
+        if !is_authority {
+            return Err(Problem::NoAuthority { at });
+        }
     }
     Ok(Arc::new(roots))
 }
 
 fn revoked(pem: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, Problem> {
-    let read: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
-    let read = read.map_err(Problem::Pem)?;
+    let read: Vec<CertificateRevocationListDer<'_>> = parts(pem, "X509 CRL--", "revocation list")?;
     if read.is_empty() { Err(ListError::None.into()) } else { Ok(read) }
 }

@@ -12,12 +12,33 @@ use crate::api::grpc::door::{Caller, Method, OWN, log, name_of, next_number, spa
 use crate::api::grpc::rights;
 use crate::api::grpc::told::Told;
 use crate::audit::Subject;
-use crate::net::connections::Line;
+use crate::net::connections::{Lane, Line};
 use crate::node::Node;
 
-/// Whether a call is open to all, or of nobody who is known.
-pub(crate) fn is_open<B>(node: &Node, request: &http::Request<B>) -> bool {
-    !request.uri().path().starts_with(OWN) || unidentified(node, request).is_some()
+/// Asks once, and is answered at once.
+const CHECK: &str = "/grpc.health.v1.Health/Check";
+
+/// A call of nobody who is known.
+pub(crate) struct Open {
+    pub(crate) lane: Lane,
+    /// How it is refused, if it is one that only known callers may make.
+    pub(crate) refusal: Option<Status>,
+}
+
+/// Whether a call is of nobody who is known, or, where nobody has to be, one of health or
+/// reflection.
+pub(crate) fn open<B>(node: &Node, request: &http::Request<B>) -> Option<Open> {
+    let path = request.uri().path();
+    let is_own = path.starts_with(OWN);
+    if !node.access().is_checked() {
+        return (!is_own).then_some(Open { lane: Lane::Strangers, refusal: None });
+    }
+    let unidentified = unidentified(node, request)?;
+    Some(match path {
+        _ if is_own => Open { lane: Lane::Strangers, refusal: Some(unidentified.into()) },
+        CHECK => Open { lane: Lane::Checks, refusal: None },
+        _ => Open { lane: Lane::Streams, refusal: None },
+    })
 }
 
 /// Whether a call is of nobody who is known, where callers have to be.

@@ -1,0 +1,297 @@
+//! Files that change while a node runs: what is revoked, and who is trusted, does not wait for what
+//! is bad beside it.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
+    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
+};
+use rustls::pki_types::pem::PemObject as _;
+use tempfile::TempDir;
+
+use super::*;
+
+/// 2026-01-01 and 2028-01-01.
+const IN_2026: u64 = 1_767_225_600;
+const IN_2028: u64 = 1_830_297_600;
+
+struct Authority {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let (key, mut params) = (KeyPair::generate().unwrap(), CertificateParams::default());
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        Self { pem: params.self_signed(&key).unwrap().pem(), issuer: Issuer::new(params, key) }
+    }
+
+    /// A certificate and its key.
+    fn issue(&self, uri: &str, serial: u64, last_year: i32) -> (String, String) {
+        let (key, mut params) = (KeyPair::generate().unwrap(), CertificateParams::default());
+        params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+        params.serial_number = Some(SerialNumber::from(serial));
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(last_year, 1, 1);
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+
+    fn node(&self, last_year: i32) -> (String, String) {
+        self.issue("spiffe://prod/node/1", 1, last_year)
+    }
+
+    fn client(&self, serial: u64) -> CertificateDer<'static> {
+        let (pem, _) = self.issue("spiffe://prod/client/a", serial, 2060);
+        CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
+    }
+
+    fn list(&self, number: u64, revoked: &[u64]) -> String {
+        let revoked = revoked.iter().map(|serial| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: date_time_ymd(2025, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2025, 1, 1),
+            next_update: date_time_ymd(2060, 1, 1),
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
+}
+
+/// Files of a node, in a directory of their own.
+struct Files {
+    dir: TempDir,
+    named: config::Tls,
+}
+
+impl Files {
+    fn new(authority: &Authority, (cert, key): &(String, String)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let mut named = config::Tls::new(path("node.crt"), path("node.key"), path("ca.crt"));
+        named.crl = Some(path("ca.crl"));
+        let files = Self { named, dir };
+        files.put("node.crt", cert);
+        files.put("node.key", key);
+        files.put("ca.crt", &authority.pem);
+        files.put("ca.crl", &authority.list(1, &[]));
+        files
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn put(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).unwrap();
+    }
+
+    async fn open(&self) -> Arc<Tls> {
+        Tls::open(self.named.clone(), "prod", NodeId::new(1).unwrap()).await.unwrap()
+    }
+}
+
+/// Whether a client with this certificate gets in.
+fn takes(tls: &Tls, client: &CertificateDer<'_>) -> bool {
+    tls.loaded.load().of_clients.verify_client_cert(client, &[], wall_time()).is_ok()
+}
+
+#[tokio::test]
+async fn what_is_revoked_counts_while_another_file_is_bad() {
+    let ours = Authority::new("ours");
+    let (other_cert, other_key) = Authority::new("other").node(2060);
+    let good = ours.node(2060);
+    let files = Files::new(&ours, &good);
+    let tls = files.open().await;
+    let other = Authority::new("other").pem;
+    let half = &good.0[..good.0.len() / 2];
+    let bad: [(&str, &str, Option<&str>); 7] = [
+        ("half a certificate", "node.crt", Some(half)),
+        ("one of another authority", "node.crt", Some(&other_cert)),
+        ("no certificate", "node.crt", None),
+        ("another key", "node.key", Some(&other_key)),
+        ("half an authority", "ca.crt", Some(&ours.pem[..ours.pem.len() / 2])),
+        ("another authority", "ca.crt", Some(&other)),
+        ("no authority", "ca.crt", None),
+    ];
+    let mut revoked = Vec::new();
+    for (serial, (what, name, text)) in (2..).zip(bad) {
+        let client = ours.client(serial);
+        assert!(takes(&tls, &client), "{what}");
+        match text {
+            Some(text) => files.put(name, text),
+            None => std::fs::remove_file(files.path(name)).unwrap(),
+        }
+        tls.reload().await;
+        assert!(takes(&tls, &client) && tls.is_refused(), "{what}");
+        revoked.push(serial);
+        files.put("ca.crl", &ours.list(serial, &revoked));
+        tls.reload().await;
+        assert!(!takes(&tls, &client) && tls.is_refused(), "{what}: it is revoked");
+        assert!(takes(&tls, &ours.client(100)), "{what}: others get in");
+        let set = tls.loaded.load().set;
+        tls.reload().await;
+        assert_eq!(tls.loaded.load().set, set, "{what}: nothing has changed");
+        assert!(tls.is_refused(), "{what}");
+
+        files.put("node.crt", &good.0);
+        files.put("node.key", &good.1);
+        files.put("ca.crt", &ours.pem);
+        tls.reload().await;
+        assert!(!takes(&tls, &client) && !tls.is_refused(), "{what}: all is good again");
+    }
+}
+
+/// An authority that was taken out, and one that was added, while the node's certificate is bad.
+#[tokio::test]
+async fn whom_to_trust_counts_while_a_certificate_is_bad() {
+    let (ours, leaving, coming) =
+        (Authority::new("ours"), Authority::new("leaving"), Authority::new("coming"));
+    let files = Files::new(&ours, &ours.node(2060));
+    files.put("ca.crt", &format!("{}{}", ours.pem, leaving.pem));
+    let tls = files.open().await;
+    assert!(takes(&tls, &leaving.client(2)) && !takes(&tls, &coming.client(2)));
+    files.put("node.key", "no key");
+    files.put("ca.crt", &format!("{}{}", ours.pem, coming.pem));
+    tls.reload().await;
+    assert!(!takes(&tls, &leaving.client(2)) && takes(&tls, &coming.client(2)));
+    assert!(tls.is_refused());
+}
+
+static NOW: AtomicU64 = AtomicU64::new(IN_2026);
+
+/// What the node shows to other nodes is theirs to refuse. Its clients are judged all the same.
+#[test]
+fn a_certificate_of_its_own_that_has_ended_keeps_no_revocation_away() {
+    // The clock is of this thread.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    wall::set_wall_clock_of_this_thread(|| Duration::from_secs(NOW.load(Ordering::Relaxed)));
+    runtime.block_on(async {
+        let (ours, of_nodes) = (Authority::new("ours"), Authority::new("nodes"));
+        let coming = Authority::new("coming");
+        let mut files = Files::new(&ours, &ours.issue("spiffe://prod/host", 1, 2060));
+        let (cert, key) = of_nodes.node(2027);
+        files.put("peer.crt", &cert);
+        files.put("peer.key", &key);
+        files.put("peer-ca.crt", &of_nodes.pem);
+        let path = |name: &str| Some(files.path(name));
+        let peer = (path("peer-ca.crt"), path("peer.crt"), path("peer.key"));
+        (files.named.peer_ca, files.named.peer_cert, files.named.peer_key) = peer;
+        let tls = files.open().await;
+        let client = ours.client(2);
+        assert!(takes(&tls, &client));
+
+        NOW.store(IN_2028, Ordering::Relaxed);
+        files.put("ca.crl", &ours.list(2, &[2]));
+        tls.reload().await;
+        assert!(!takes(&tls, &client), "it is revoked");
+        files.put("ca.crt", &format!("{}{}", ours.pem, coming.pem));
+        tls.reload().await;
+        assert!(takes(&tls, &coming.client(2)), "its authority was added");
+        assert!(tls.ends_in() < Some(0), "which is told");
+
+        // Another that has ended is not taken.
+        let (cert, key) = of_nodes.node(2027);
+        files.put("peer.crt", &cert);
+        files.put("peer.key", &key);
+        tls.reload().await;
+        assert!(tls.is_refused());
+        let (cert, key) = of_nodes.node(2060);
+        files.put("peer.crt", &cert);
+        files.put("peer.key", &key);
+        tls.reload().await;
+        assert!(!tls.is_refused() && tls.ends_in() > Some(0));
+    });
+}
+
+/// The list that revokes a node's certificate, on that node.
+#[tokio::test]
+async fn a_node_that_is_revoked_takes_the_list() {
+    let ours = Authority::new("ours");
+    let files = Files::new(&ours, &ours.node(2060));
+    let tls = files.open().await;
+    let client = ours.client(2);
+    files.put("ca.crl", &ours.list(2, &[1, 2]));
+    tls.reload().await;
+    assert!(!takes(&tls, &client));
+    let again = Tls::open(files.named.clone(), "prod", NodeId::new(1).unwrap()).await;
+    assert!(again.is_err(), "it does not start again");
+}
+
+async fn refusal(files: &Files) -> String {
+    let opened = Tls::open(files.named.clone(), "prod", NodeId::new(1).unwrap()).await;
+    with_causes(&opened.map(drop).unwrap_err())
+}
+
+/// Of version 1, which has no extensions. Nobody looks at its signature.
+fn of_version_1(certificate: &CertificateDer<'_>) -> String {
+    let part = |tag: u8, content: &[u8]| {
+        let [.., high, low] = content.len().to_be_bytes();
+        let head = match content.len() {
+            0..0x80 => vec![tag, low],
+            0x80..0x100 => vec![tag, 0x81, low],
+            _ => vec![tag, 0x82, high, low],
+        };
+        [head, content.to_vec()].concat()
+    };
+    let mut whole = &certificate[..];
+    let (_, mut whole) = der::element(&mut whole).unwrap();
+    let (_, mut signed) = der::element(&mut whole).unwrap();
+    let mut kept = Vec::new();
+    while let Some((tag, content)) = der::element(&mut signed) {
+        if ![0xa0, 0xa3].contains(&tag) {
+            kept.extend(part(tag, content));
+        }
+    }
+    let made = part(0x30, &[&part(0x30, &kept), whole].concat());
+    pem("CERTIFICATE", &made)
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    use base64::Engine as _;
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
+}
+
+/// A certificate in the place of an authority's is believed whatever it issues.
+#[tokio::test]
+async fn what_is_no_authority_is_not_trusted_as_one() {
+    let ours = Authority::new("ours");
+    let files = Files::new(&ours, &ours.node(2060));
+    let (leaf, _) = ours.issue("spiffe://prod/client/a", 2, 2060);
+    let old = CertificateDer::from_pem_slice(ours.pem.as_bytes()).unwrap();
+    for (what, second) in [("a client's", leaf), ("version 1", of_version_1(&old))] {
+        files.put("ca.crt", &format!("{}{second}", ours.pem));
+        let refused = refusal(&files).await;
+        assert!(refused.contains("certificate 2 in it is no authority's"), "{what}: {refused}");
+    }
+}
+
+/// The reader passes over what it does not know: a list of two would be a list of one.
+#[tokio::test]
+async fn a_part_with_a_damaged_frame_is_not_passed_over() {
+    let (ours, other) = (Authority::new("ours"), Authority::new("other"));
+    let files = Files::new(&ours, &ours.node(2060));
+    let damaged = |text: &str| text.replacen("-----BEGIN", "----BEGIN", 1);
+    files.put("ca.crt", &format!("{}{}", ours.pem, damaged(&other.pem)));
+    let refused = refusal(&files).await;
+    assert!(refused.contains("ca.crt: it has 4 lines"), "{refused}");
+    files.put("ca.crt", &format!("{}{}", ours.pem, other.pem));
+    files.put("ca.crl", &format!("{}{}", ours.list(1, &[]), damaged(&other.list(1, &[2]))));
+    let refused = refusal(&files).await;
+    assert!(refused.contains("ca.crl: it has 4 lines"), "{refused}");
+    files.put("ca.crl", &format!("{}{}", ours.list(1, &[]), other.list(1, &[2])));
+    let tls = files.open().await;
+    assert!(!takes(&tls, &other.client(2)) && takes(&tls, &ours.client(2)));
+}
