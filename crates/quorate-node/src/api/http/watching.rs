@@ -293,6 +293,8 @@ pub(super) struct Snapshot {
 #[schema(as = WatchChanges)]
 pub(super) struct Changes {
     header: Option<Header>,
+    /// Where it is `previous_revision`, this is a part: it counts together with the changes up to
+    /// the next one that has another.
     revision: String,
     previous_revision: String,
     changes: Vec<ShownChange>,
