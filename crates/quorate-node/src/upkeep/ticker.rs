@@ -131,14 +131,14 @@ impl Ticker {
         }
     }
 
-    /// Gives renewals that may be waiting the time to arrive, then lets the clock go on. When this
-    /// node was elected without having heard of another leader since it started, the whole cluster
-    /// was down: clients may be backing off, and every lease gets a whole TTL.
+    /// Gives renewals that may be waiting the time to arrive, then lets the clock go on. When the
+    /// whole cluster was down, clients may be backing off, and every lease gets a whole TTL.
     async fn give_grace(&mut self) {
         let node = self.node.clone();
         let term = node.term();
         let elected = self.grace_given != term;
-        let grace_ms = match elected && !node.leadership().ever_heard() {
+        let timed_by = node.applied().lock().timed_by;
+        let grace_ms = match elected && node.leadership().all_was_down(timed_by) {
             true => limits::TTL_MAX_MS,
             false => node.tunables().election_grace_ms,
         };
@@ -146,6 +146,7 @@ impl Ticker {
             return;
         }
         node.clock().release(term);
+        node.leadership().led(term);
         self.grace_given = term;
         if elected {
             tracing::info!(term, "this node leads");
