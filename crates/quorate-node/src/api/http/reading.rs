@@ -282,19 +282,24 @@ pub(super) async fn instance(State(api): State<Api>, mut asked: Asked) -> Answer
 struct Instances {
     header: Header,
     instances: Vec<ShownInstance>,
+    /// Not empty: there are more; ask again with `after` set to this.
+    next: String,
 }
 
 /// The instances that require this service.
 #[utoipa::path(
     get,
     path = "/namespaces/{ns}/services/{service}/dependents",
-    params(Fresh),
+    params(Page, Fresh),
     responses((status = 200, body = Instances))
 )]
 pub(super) async fn dependents(State(api): State<Api>, mut asked: Asked) -> Answered {
-    let min = asked.query.position("min_revision")?;
+    let query = &mut asked.query;
+    let min = query.position("min_revision")?;
     let request = ListDependentsRequest {
-        consistency: asked.query.consistency()?,
+        limit: query.number("limit")?,
+        after: query.text("after")?.unwrap_or_default(),
+        consistency: query.consistency()?,
         min_revision: min.revision,
         cluster_id: min.cluster_id,
         namespace: asked.path("ns"),
@@ -305,6 +310,7 @@ pub(super) async fn dependents(State(api): State<Api>, mut asked: Asked) -> Answ
     let show = |answer: ListDependentsResponse| Instances {
         header: Header::of(answer.header),
         instances: answer.instances.into_iter().map(ShownInstance::from).collect(),
+        next: answer.next,
     };
     large::json(&api, &asked, answer, show).await
 }
