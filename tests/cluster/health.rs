@@ -8,7 +8,7 @@ use quorate_client::{
     Consistency, Discovery, Error, FetchOptions, HealthCheck, InstanceBuilder, Selection,
 };
 use quorate_proto::v1;
-use quorate_proto::v1::{Health, InstanceSpec};
+use quorate_proto::v1::{Health, InstanceSpec, RegisterRequest};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
@@ -294,6 +294,31 @@ async fn what_is_not_allowed_is_never_contacted() {
     for id in ["by-address", "by-name", "in-disguise"] {
         assert_eq!(health(&mut registry, "web", id).await, Health::Unknown, "{id}");
     }
+}
+
+/// What was found stayed, though nobody looked any more.
+// S4.13
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_allowed_any_more_is_not_known_any_more() {
+    let mut cluster = Cluster::start_probing(1, LOOPBACK).await;
+    let (targets, mut registry) = (Targets::open().await, cluster.registry(1));
+    targets.answer("/a", Answer::Status(503));
+    let lasting = RegisterRequest {
+        ttl_ms: 3_600_000,
+        ..registration(vec![targets.instance("web", "a", SECOND_MS)])
+    };
+    registry.register(in_time(lasting)).await.expect("a registration");
+    for networks in ["10.0.0.0/8", ""] {
+        becomes(&cluster.registry(1), "a", Health::Critical).await;
+        for (allow, expected) in [(networks, Health::Unknown), (LOOPBACK, Health::Critical)] {
+            cluster.stop(1).await;
+            cluster.config_mut(1).health_checks.allow = allow.parse().unwrap();
+            cluster.restart(1).await;
+            cluster.leader().await;
+            becomes(&cluster.registry(1), "a", expected).await;
+        }
+    }
+    assert!(reason(&mut cluster.registry(1), "a").await.ends_with("HTTP status 503"));
 }
 
 // S4.13

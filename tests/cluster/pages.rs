@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use quorate_client::{FetchOptions, Selection};
 use quorate_proto::v1::registry_client::RegistryClient;
-use quorate_proto::v1::{Consistency, FetchRequest, InstanceSpec};
+use quorate_proto::v1::{Consistency, FetchRequest, InstanceSpec, ListDependentsRequest};
 use tonic::Code;
 
 use super::calls::{
@@ -174,4 +174,37 @@ async fn the_client_reads_what_one_answer_cannot_hold_and_says_what_changed_mean
     let names: Vec<_> = fetched.services.iter().flatten().map(|s| &*s.name).collect();
     assert_eq!(names, ["a", "elsewhere", "large"]);
     noise.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dependents_come_in_pages() {
+    let cluster = Cluster::start(1).await;
+    let mut registry = cluster.registry(1);
+    let names = [("a", "1"), ("a", "2"), ("a-b", "1"), ("c", "1")];
+    let requires = vec!["db".to_owned()];
+    let specs =
+        names.map(|(service, id)| InstanceSpec { requires: requires.clone(), ..spec(service, id) });
+    registry.register(in_time(registration(specs.into()))).await.unwrap();
+    for (limit, sizes) in [(0, vec![4]), (3, vec![3, 1]), (2, vec![2, 2]), (1, vec![1; 4])] {
+        let service = "db".to_owned();
+        let mut request = ListDependentsRequest { service, limit, ..Default::default() };
+        let (mut found, mut pages) = (Vec::new(), Vec::new());
+        while pages.is_empty() || !request.after.is_empty() {
+            let page = registry.list_dependents(request.clone()).await.unwrap().into_inner();
+            pages.push(page.instances.len());
+            found.extend(page.instances.into_iter().map(|it| (it.service, it.id)));
+            request.after = page.next;
+        }
+        assert_eq!(pages, sizes);
+        let found: Vec<_> = found.iter().map(|(name, id)| (name.as_str(), id.as_str())).collect();
+        assert_eq!(found, names);
+    }
+    let service = "db".to_owned();
+    for none in ["a", "a/", "/1"] {
+        let after = none.to_owned();
+        let request =
+            ListDependentsRequest { service: service.clone(), after, ..Default::default() };
+        let refused = registry.list_dependents(request).await;
+        assert_refused(refused, Code::InvalidArgument, &["after"]);
+    }
 }

@@ -6,7 +6,7 @@ export const units = () => (async () => {
   const same = (is, should, what) => {
     if (JSON.stringify(is) !== JSON.stringify(should)) wrong.push(`${what}: ${JSON.stringify(is)}, not ${JSON.stringify(should)}`);
   };
-  const { Events } = await import('./live.js');
+  const { Events, Live } = await import('./live.js');
   const { Rights } = await import('./api.js');
   const { Ring } = await import('./ring.js');
   const { Copy, differences } = await import('./copy.js');
@@ -51,6 +51,16 @@ export const units = () => (async () => {
   for (let twice = 0; twice < 2; twice += 1) copy.apply({ kind: 'removed', revision: '6', reason: 'expired', instance: one });
   same([copy.size, copy.changes.newest()[0].what], [0, 'expired'], 'a removal');
   same(differences(one, { ...one, weight: 0, incarnation: '2' }), 'weight 100 → 0; a new run of its process', 'differences');
+
+  const live = new Live(() => {});
+  live.copy.load([{ name: 's', revision: '4', instances: [one] }]);
+  const event = (revision, kind, id) => live.take({ type: 'change', id: `c-${revision}`, comment: '', data: JSON.stringify({
+    revision, previous_revision: '4', changes: [{ kind, revision: '5', instance: { ...one, id } }],
+  }) });
+  event('4', 'removed', 'i');
+  same([live.copy.size, live.held.length], [1, 1], 'a part of changes');
+  event('9', 'added', 'j');
+  same([live.copy.size, live.held.length, [...live.copy.services.get('s').instances.keys()]], [1, 0, ['j']], 'changes that count together');
 
   const edges = [['a', 'b'], ['b', 'c'], ['c', 'a'], ['a', 'c'], ['d', 'd']];
   const drawn = layout(['a', 'b', 'c', 'd'], edges);

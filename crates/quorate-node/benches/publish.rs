@@ -131,3 +131,9 @@ fn to_all_of_a_service(bencher: Bencher<'_, '_>) {
 fn to_one_of_many(bencher: Bencher<'_, '_>) {
     publish(bencher, |number| Selection::Services(BTreeSet::from([service(number)])), 1);
 }
+
+/// The same by prefix.
+#[divan::bench(sample_size = 1)]
+fn to_one_of_many_prefixes(bencher: Bencher<'_, '_>) {
+    publish(bencher, |number| Selection::Prefix(format!("service-{number}")), 1);
+}

@@ -33,6 +33,7 @@ export class Live {
     this.loaded = false;
     this.retryAt = 0;
     this.lastId = '';
+    this.held = [];
     this.run = 0;
   }
 
@@ -135,6 +136,7 @@ export class Live {
       const where = `${path(this.namespace, 'watch')}?prefix=${encodeURIComponent(this.prefix)}`;
       const reader = await opened(where, more, abort.signal);
       this.parts = this.lastId ? null : [];
+      this.held = [];
       const events = new Events((event) => run === this.run && this.take(event));
       for (;;) {
         const { done, value } = await reader.read();
@@ -175,6 +177,7 @@ export class Live {
     if (type === 'reset' || body.reset) this.wasReset = this.loaded;
     if (!body.services && type === 'reset') return;
     this.parts ??= [];
+    this.held = [];
     for (const service of body.services ?? []) {
       this.parts.push({ ...service, instances: (service.instances ?? []).map(instance) });
     }
@@ -188,8 +191,11 @@ export class Live {
     this.loaded = true;
   }
 
+  /** Those that do not move the position count with the ones that do: what is there in between may never have been. */
   changes(body) {
-    for (const change of body.changes ?? [body]) this.copy.apply(changed(change));
+    this.held.push(...body.changes);
+    if (body.revision === body.previous_revision) return;
+    for (const change of this.held.splice(0)) this.copy.apply(changed(change));
   }
 }
 

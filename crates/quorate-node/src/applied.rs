@@ -20,7 +20,7 @@ use std::sync::{Mutex, MutexGuard};
 use openraft::EntryPayload;
 use prometheus_client::metrics::histogram::Histogram;
 use quorate_proto::ClusterId;
-use quorate_state::{Registry, Reply};
+use quorate_state::{Op, Registry, Reply};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -55,6 +55,9 @@ pub(crate) struct State {
     pub(crate) last_log_id: Option<LogId>,
     pub(crate) membership: StoredMembership,
     pub(crate) marks: Marks,
+    /// The term of the last leader of whom a command was applied that let time pass, or a grace,
+    /// which comes before that.
+    pub(crate) timed_by: u64,
 }
 
 impl Applied {
@@ -68,6 +71,7 @@ impl Applied {
             hub: Hub::new(watch_ring, watch_ring_bytes),
             last_log_id: None,
             membership: StoredMembership::default(),
+            timed_by: 0,
         };
         let position = watch::Sender::new(Position::default());
         Self { state: Mutex::new(state), position, propagation }
@@ -109,7 +113,11 @@ impl Applied {
                 state.nothing()
             }
             EntryPayload::Normal(command) => {
+                let before = state.registry.clock();
                 let applied = state.registry.apply(&command);
+                if state.registry.clock() > before || matches!(command.op, Op::Grace { .. }) {
+                    state.timed_by = entry.log_id.committed_leader_id().term;
+                }
                 state.hub.publish(applied.events);
                 Outcome { reply: applied.reply, revision: applied.revision }
             }
@@ -181,25 +189,57 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use openraft::Membership;
     use openraft::vote::RaftLeaderId as _;
     use quorate_log::NodeId;
+    use quorate_state::{Clock, Command};
 
     use super::*;
-    use crate::types::Vote;
+    use crate::types::{Member, Vote};
+
+    fn node(id: u64) -> NodeId {
+        NodeId::new(id).unwrap()
+    }
+
+    fn log_id(term: u64, index: u64) -> LogId {
+        LogId::new(Vote::new_committed(term, node(1)).leader_id().to_committed(), index)
+    }
 
     /// Otherwise a new node would seem to disagree with nodes that have begun.
     #[test]
     fn the_first_membership_leaves_the_hash_as_it_was() {
         let applied = Applied::new(1, 1, Histogram::new([]));
         let before = applied.lock().marks.last();
-        let log_id = LogId::new(
-            Vote::new_committed(0, NodeId::new(1).unwrap()).leader_id().to_committed(),
-            0,
-        );
-        let payload = EntryPayload::Membership(Membership::default());
+        let founders = BTreeSet::from([1, 2, 3].map(node));
+        let member = |id: &NodeId| (*id, Member::default());
+        let nodes: BTreeMap<_, _> = founders.iter().map(member).collect();
+        let membership = Membership::new(vec![founders], nodes).unwrap();
+        let (log_id, payload) = (log_id(0, 0), EntryPayload::Membership(membership));
         applied.apply(Entry { log_id, payload });
+        assert_eq!(applied.lock().membership.nodes().count(), 3);
         assert_eq!(applied.lock().marks.last(), before);
         assert_eq!(before, (0, applied.registry().hash()));
+    }
+
+    #[test]
+    fn it_is_known_whose_commands_let_time_pass() {
+        let applied = Applied::new(1, 1, Histogram::new([]));
+        let (grace, renewal) = (Op::Grace { grace_ms: 1 }, Op::Renew(Vec::new()));
+        let steps = [
+            (1, 0, grace.clone(), 1),
+            (1, 100, Op::Tick, 1),
+            // Before its grace, the clock of a leader stands still.
+            (3, 100, renewal, 1),
+            (3, 100, grace, 3),
+            (4, 100, Op::Tick, 3),
+            (4, 101, Op::Tick, 4),
+        ];
+        for (index, (term, clock, op, expected)) in (1..).zip(steps) {
+            let payload = EntryPayload::Normal(Command::new(Clock(clock), op));
+            applied.apply(Entry { log_id: log_id(term, index), payload });
+            assert_eq!(applied.lock().timed_by, expected, "at {index}");
+        }
     }
 }

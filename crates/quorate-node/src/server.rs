@@ -319,10 +319,8 @@ impl Bound {
             tasks.spawn(until(stops.loops.clone(), reload.run()));
         }
         // Not where Raft runs: probes must not keep a heartbeat waiting.
-        if !self.health_checks.allow.is_empty() {
-            let prober = Prober::new(node.clone(), self.health_checks.allow);
-            tasks.spawn(until(stops.loops.clone(), prober.run()));
-        }
+        let prober = Prober::new(node.clone(), self.health_checks.allow);
+        tasks.spawn(until(stops.loops.clone(), prober.run()));
         let (beside_raft, beside_calls) = self.waiting.loops(&node);
         tasks.spawn(until(stops.loops.clone(), beside_calls));
         let mut spawn_loop = |running: Loop| {

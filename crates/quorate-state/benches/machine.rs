@@ -52,8 +52,12 @@ fn register(number: u64) -> Command {
 
 /// A registry with instances `0..INSTANCES`, each with a lease of its own; the leases.
 fn filled() -> (Registry, Vec<LeaseId>) {
+    filled_with(INSTANCES)
+}
+
+fn filled_with(instances: u64) -> (Registry, Vec<LeaseId>) {
     let mut registry = Registry::new();
-    let leases = (0..INSTANCES).map(|number| match registry.apply(&register(number)).reply {
+    let leases = (0..instances).map(|number| match registry.apply(&register(number)).reply {
         Reply::Registered { lease, .. } => lease,
         other => panic!("not registered: {other:?}"),
     });
@@ -142,6 +146,18 @@ fn expire_all(bencher: Bencher) {
         }
         assert_eq!(ended, INSTANCES);
         registry
+    });
+}
+
+/// After a restart of all: each of a million leases gets a whole TTL.
+#[divan::bench(sample_count = 5, sample_size = 1)]
+fn grace_to_a_million(bencher: Bencher) {
+    let leases = 10 * INSTANCES;
+    let (mut registry, _) = filled_with(leases);
+    let mut now = leases;
+    bencher.bench_local(|| {
+        now += 60_000;
+        registry.apply(&Command::new(Clock(now), Op::Grace { grace_ms: HOUR_MS }))
     });
 }
 

@@ -290,7 +290,8 @@ pub enum Reply {
     },
     /// Updated.
     Updated,
-    /// Refused; nothing changed, except that deregistering what is not there is remembered.
+    /// Refused; nothing changed, except that deregistering what is not there is remembered, and,
+    /// where the command is of a request, that it was refused.
     Rejected(Rejection),
 }
 

@@ -6,8 +6,8 @@
 //! Invariants: the clock never goes back; revisions are dense and belong to one event each; every
 //! instance is kept by one lease, which lists it; a lease without instances does not exist; nothing
 //! of an older incarnation changes what a newer one holds; a refused command changes nothing but
-//! the clock and what that makes due (one exception: deregistering a run of an instance that is not
-//! there is remembered, see `registry/deregister.rs`).
+//! the clock and what that makes due (two exceptions: deregistering a run of an instance that is
+//! not there is remembered, see `registry/deregister.rs`, and so is the refusal of a request).
 //!
 //! All maps are ordered and persistent (structure is shared between clones), so cloning a registry
 //! costs almost nothing: snapshots and long reads work on a clone while commands go on.
@@ -99,28 +99,23 @@ impl Registry {
             let reply = self.perform(&command.op, &mut events);
             return Applied { reply, events, revision: self.revision };
         };
-        match self.replies.find(request) {
-            Known::New => {
-                let reply = match self.replies.check_room(request) {
-                    Ok(()) => self.perform(&command.op, &mut events),
-                    Err(rejection) => Reply::Rejected(rejection),
-                };
-                let done = !matches!(reply, Reply::Rejected(_));
-                if done || self.replies.knows(request.origin) {
-                    self.note_origin(request);
-                }
-                if done {
-                    self.keep_reply(request, &reply);
-                }
-                Applied { reply, events, revision: self.revision }
-            }
+        let may_be_done = match self.replies.find(request) {
             Known::Done(done) => {
-                Applied { reply: done.reply.clone(), events, revision: done.revision }
+                return Applied { reply: done.reply.clone(), events, revision: done.revision };
             }
-            Known::Refused(rejection) => {
-                Applied { reply: Reply::Rejected(rejection), events, revision: self.revision }
+            Known::Refused(rejection) => Err(rejection),
+            Known::New => self.replies.check_room(request),
+        };
+        let reply = match may_be_done {
+            Err(rejection) => Reply::Rejected(rejection),
+            Ok(()) => {
+                let reply = self.perform(&command.op, &mut events);
+                self.note_origin(request);
+                self.keep_reply(request, &reply);
+                reply
             }
-        }
+        };
+        Applied { reply, events, revision: self.revision }
     }
 
     fn perform(&mut self, op: &Op, events: &mut Vec<Arc<Event>>) -> Reply {

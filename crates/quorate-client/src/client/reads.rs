@@ -97,12 +97,13 @@ impl Client {
         }
     }
 
-    /// The instances that declare that they require `service`, ordered by service and id.
+    /// The instances that declare that they require `service`, ordered by service and id, however
+    /// many there are.
     ///
     /// # Errors
-    /// [`Error::Unreachable`], [`Error::Rejected`].
+    /// [`Error::Unreachable`], [`Error::Rejected`], [`Error::OtherCluster`] between two pages.
     pub async fn dependents(&self, service: &str) -> Result<Vec<Instance>, Error> {
-        let request = ListDependentsRequest {
+        let mut request = ListDependentsRequest {
             namespace: self.core.options.namespace.clone(),
             service: service.to_owned(),
             ..ListDependentsRequest::default()
@@ -110,10 +111,25 @@ impl Client {
         let plan = self.core.plan("list dependents", Target::Any);
         let send =
             |channel, request| async move { registry(channel).list_dependents(request).await };
-        let answer = call(&self.core.endpoints, &plan, &request, send)
-            .await
-            .map_err(|error| error.into_error(plan.operation))?;
-        Ok(answer.instances)
+        let (mut all, mut last) = (Vec::new(), None);
+        loop {
+            let answer = call(&self.core.endpoints, &plan, &request, send)
+                .await
+                .map_err(|error| error.into_error(plan.operation))?;
+            let header = answer.header.unwrap_or_default();
+            if let Some(last) = &last {
+                check_cluster(plan.operation, last, &header)?;
+            }
+            all.extend(answer.instances);
+            // As with services; compared as pairs, for "a-b/1" comes after "a/1".
+            if answer.next.split_once('/') <= request.after.split_once('/') {
+                return Ok(all);
+            }
+            request.after = answer.next;
+            request.min_revision = request.min_revision.max(header.revision);
+            request.cluster_id = header.cluster_id;
+            last = Some(header);
+        }
     }
 
     /// The nodes of the cluster.

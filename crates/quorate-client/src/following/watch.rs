@@ -99,7 +99,8 @@ impl Watch {
     /// The next event. The first is the snapshot; after it come the changes, in order. A reader
     /// that falls behind gets, for each instance, only the latest of the events that wait for it
     /// (added and removed meanwhile: none at all), so it always comes to the same end and slows no
-    /// other. `None` when the task has stopped: [`Watch::status`] says why.
+    /// other. Between two events, what was read of them may be what never was: who keeps a list for
+    /// use takes the view. `None` when the task has stopped: [`Watch::status`] says why.
     ///
     /// Can be cancelled at any time without losing an event.
     pub async fn next(&mut self) -> Option<WatchEvent> {

@@ -6,6 +6,7 @@ use quorate_client::{
     Client, Code, Consistency, Error, FetchOptions, InstanceBuilder, InstanceStatus,
     RegistrationState, Selection,
 };
+use quorate_proto::v1::Instance;
 
 use crate::fake::{Fake, Mode, until};
 
@@ -203,6 +204,21 @@ async fn services_come_in_pages() {
     let all = client.list_services("", Consistency::Linearizable).await.unwrap();
     let names: Vec<_> = all.iter().map(|service| service.name.as_str()).collect();
     assert_eq!(names, ["a", "b", "c", "d", "e"]);
+}
+
+/// In the order of services and ids, which is not that of "service/id".
+#[tokio::test]
+async fn dependents_are_read_page_by_page() {
+    let fake = Fake::start();
+    let names = [("a", "1"), ("a", "2"), ("a-b", "1"), ("a-b", "2"), ("c", "1")];
+    for (service, id) in names {
+        let (service, id) = (service.to_owned(), id.to_owned());
+        let requires = vec!["db".to_owned()];
+        fake.state().put(Instance { service, id, requires, ..Instance::default() });
+    }
+    let all = client(vec![fake.address()]).await.dependents("db").await.unwrap();
+    let found: Vec<_> = all.iter().map(|it| (it.service.as_str(), it.id.as_str())).collect();
+    assert_eq!(found, names);
 }
 
 #[tokio::test]

@@ -4,9 +4,9 @@
 use std::time::{Duration, Instant};
 
 use quorate_client::{Client, ClientBuilder, Code, Discovery, Error, Selector, Watch, WatchStatus};
-use quorate_proto::v1::Instance;
+use quorate_proto::v1::{Change, ChangeKind, Instance, RemoveReason, WatchResponse};
 
-use crate::fake::{CLUSTER, Fake, Mode, delta, snapshot, until, within};
+use crate::fake::{CLUSTER, Fake, Mode, delta, leader, snapshot, until, within};
 
 /// Between two streams, however they ended.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
@@ -201,5 +201,34 @@ async fn the_nodes_are_kept_up_to_date_for_as_long_as_something_is_followed() {
         let asked = fakes[0].calls("list members");
         let goes_on = || fakes[0].calls("list members") > asked + 1;
         until(&format!("{} learns the members", reader.name()), goes_on).await;
+    }
+}
+
+/// A slow receiver is sent the latest change of each instance, in several messages: one that is
+/// gone may come in one before that which took its place.
+#[tokio::test]
+async fn changes_that_break_off_are_not_shown() {
+    let prepare = |fake: &Fake| {
+        put_a(fake);
+        let all = snapshot(1, false, true, [instance("a", 1)].iter());
+        let (kind, instance) = (ChangeKind::Removed as i32, Some(instance("a", 1)));
+        let gone = vec![Change { revision: 3, kind, instance, reason: 0 }];
+        let part = WatchResponse { revision: 1, ..delta(1, gone) };
+        fake.state().scripts.push_back(vec![all, part, leader(0)]);
+    };
+    for (fakes, reader) in Reader::each(1, prepare, |builder| builder) {
+        // What says so comes after the part.
+        let has_none =
+            || matches!(reader.status(), WatchStatus::Following { has_leader: false, .. });
+        until(&format!("{} has the part", reader.name()), has_none).await;
+        assert_eq!(reader.shown(), "a1", "{}", reader.name());
+        {
+            let mut state = fakes[0].state();
+            state.put(instance("b", 2));
+            state.remove(&("s".to_owned(), "a".to_owned()), RemoveReason::Deregistered);
+            state.end_watches();
+        }
+        reader.shows("b2").await;
+        assert_eq!(fakes[0].state().subscriptions[1].from_revision, 1, "{}", reader.name());
     }
 }

@@ -9,12 +9,14 @@
 
 mod coalesced;
 mod follower;
+mod prefixes;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 pub(super) use crate::applied::hub::coalesced::Coalesced;
 pub(crate) use crate::applied::hub::follower::{Follower, Start};
+use crate::applied::hub::prefixes::Prefixes;
 pub(super) use crate::applied::ring::AGES_EVERY;
 use crate::applied::ring::{Gone, Ring};
 use crate::applied::shared_event::{SharedEvent, View};
@@ -85,7 +87,7 @@ impl Filter {
             }
     }
 
-    pub(super) fn covers_instance(&self, instance: &Instance) -> bool {
+    pub(crate) fn covers_instance(&self, instance: &Instance) -> bool {
         let has = |tag: &String| instance.spec.tags().any(|it| it == tag);
         (self.statuses.is_empty() || self.statuses.contains(&instance.status()))
             && self.tags.iter().all(has)
@@ -152,9 +154,7 @@ pub(crate) struct Hub {
     ring: Ring,
     watchers: HashMap<u64, Watcher>,
     by_service: HashMap<ServiceKey, Vec<u64>>,
-    /// By namespace and prefix: each is compared once, however many watch it. In order, so that a
-    /// simulation wakes in the same order again.
-    by_prefix: BTreeMap<(Namespace, String), Vec<u64>>,
+    by_prefix: Prefixes,
     /// Watchers that have something to take and were not woken yet.
     wakes: Vec<Arc<Wake>>,
     last_id: u64,
@@ -191,7 +191,7 @@ impl Hub {
             ring: Ring::new(ring_max, ring_bytes_max),
             watchers: HashMap::new(),
             by_service: HashMap::new(),
-            by_prefix: BTreeMap::new(),
+            by_prefix: Prefixes::default(),
             wakes: Vec::new(),
             last_id: 0,
             counts: WatchCounts::default(),
@@ -230,11 +230,10 @@ impl Hub {
         now: Revision,
         max: usize,
     ) -> (Vec<Follower>, usize) {
-        let by_name = self.by_service.get(service).into_iter();
-        let by_prefix = self.by_prefix.iter().filter(|(prefix, _)| covers(prefix, service));
-        let groups = || by_name.clone().chain(by_prefix.clone().map(|(_, ids)| ids));
-        let some = groups().flatten().filter_map(|id| self.watchers.get(id)).take(max);
-        (some.map(|watcher| watcher.shown(now)).collect(), groups().map(Vec::len).sum())
+        let by_name = self.by_service.get(service).map(Vec::as_slice).into_iter();
+        let groups = by_name.chain(self.by_prefix.of(service).map(|(_, ids)| ids));
+        let some = groups.clone().flatten().filter_map(|id| self.watchers.get(id)).take(max);
+        (some.map(|watcher| watcher.shown(now)).collect(), groups.map(<[u64]>::len).sum())
     }
 
     /// Takes in what a command changed. The watchers that it concerns are still to be woken.
@@ -270,9 +269,8 @@ impl Hub {
         for shared in events {
             let event = &shared.event;
             let service = &event.key().service;
-            let by_name = by_service.get(service).into_iter();
-            let by_prefix = by_prefix.iter().filter(|(prefix, _)| covers(prefix, service));
-            for id in by_name.chain(by_prefix.map(|(_, ids)| ids)).flatten() {
+            let by_name = by_service.get(service).into_iter().flatten();
+            for id in by_name.chain(by_prefix.of(service).flat_map(|(_, ids)| ids)) {
                 if let Some(watcher) = watchers.get_mut(id)
                     && watcher.filter.view(event).is_some()
                 {
@@ -286,24 +284,18 @@ impl Hub {
     /// the lock.
     fn point_to_ring(&mut self, events: &[Arc<SharedEvent>]) {
         let Self { watchers, by_service, by_prefix, wakes, .. } = self;
-        let mut done = HashSet::new();
+        let (mut services, mut prefixes) = (HashSet::new(), HashSet::new());
         for event in events {
             let service = &event.event.key().service;
-            let Some(ids) = by_service.get(service).filter(|_| done.insert(service)) else {
+            if !services.insert(service) {
                 continue;
-            };
-            for id in ids {
+            }
+            let by_name = by_service.get(service).into_iter().flatten();
+            let new = by_prefix.of(service);
+            let new = new.filter(|(prefix, _)| prefixes.insert((&service.namespace, *prefix)));
+            for id in by_name.chain(new.flat_map(|(_, ids)| ids)) {
                 if let Some(watcher) = watchers.get_mut(id) {
                     watcher.replay(event, wakes);
-                }
-            }
-        }
-        for (prefix, ids) in by_prefix {
-            let covered = |shared: &&Arc<SharedEvent>| covers(prefix, &shared.event.key().service);
-            let Some(first) = events.iter().find(covered) else { continue };
-            for id in ids {
-                if let Some(watcher) = watchers.get_mut(id) {
-                    watcher.replay(first, wakes);
                 }
             }
         }
@@ -355,8 +347,7 @@ impl Hub {
                 }
             }
             Selection::Prefix(prefix) => {
-                let key = (filter.namespace.clone(), prefix.clone());
-                self.by_prefix.entry(key).or_default().push(id);
+                self.by_prefix.add(&filter.namespace, prefix, id);
             }
         }
         let all = Backlog::Replay { from: Revision(0) };
@@ -381,10 +372,7 @@ impl Hub {
                 }
             }
             Selection::Prefix(prefix) => {
-                let key = (watcher.filter.namespace, prefix);
-                if remove_id(self.by_prefix.get_mut(&key), id) {
-                    self.by_prefix.remove(&key);
-                }
+                self.by_prefix.remove(&watcher.filter.namespace, &prefix, id);
             }
         }
     }
@@ -477,10 +465,6 @@ impl Watcher {
             wakes.push(self.wake.clone());
         }
     }
-}
-
-fn covers((namespace, prefix): &(Namespace, String), service: &ServiceKey) -> bool {
-    service.namespace == *namespace && service.name.as_str().starts_with(prefix)
 }
 
 /// Removes an id; whether none is left.

@@ -19,7 +19,8 @@ pub(crate) struct Leadership {
     contact: Mutex<Contact>,
     moment: Mutex<Moment>,
     suspect: watch::Sender<Option<Vote>>,
-    heard: AtomicBool,
+    /// The term of the first leader that was heard since this process started, or was it; 0: none.
+    first_term: AtomicU64,
     /// The highest index that leaders said is committed.
     committed: AtomicU64,
     stopping: AtomicBool,
@@ -51,9 +52,19 @@ impl Leadership {
         let (view, contact, moment) =
             (watch::Sender::new(None), Mutex::default(), Mutex::default());
         let suspect = watch::Sender::new(None);
-        let (heard, committed, stopping, members_as_of) = Default::default();
+        let (first_term, committed, stopping, members_as_of) = Default::default();
         let removed = watch::Sender::new(false);
-        Self { view, members_as_of, contact, moment, suspect, heard, committed, stopping, removed }
+        Self {
+            view,
+            members_as_of,
+            contact,
+            moment,
+            suspect,
+            first_term,
+            committed,
+            stopping,
+            removed,
+        }
     }
 
     /// The leader that this node follows or is; `None`: lost.
@@ -116,15 +127,27 @@ impl Leadership {
         self.committed.load(Ordering::Relaxed)
     }
 
-    /// Whether a leader other than this node was heard of since this process started.
-    pub(crate) fn ever_heard(&self) -> bool {
-        self.heard.load(Ordering::Relaxed)
+    /// Whether the whole cluster was down when this process started, and no lead since then has let
+    /// time pass, as far as this node knows; `timed_by`: the last leader whose commands, of those
+    /// that are applied here, did so. A leader that was heard runs since before this process or was
+    /// elected after that began, for no process leads again in the term that it led in before: so
+    /// what let time pass in its term, or later, shows that leases were renewed meanwhile. What
+    /// did in an earlier term may be from before the end of all.
+    pub(crate) fn all_was_down(&self, timed_by: u64) -> bool {
+        let first = self.first_term.load(Ordering::Relaxed);
+        first == 0 || timed_by < first
     }
 
-    /// A leader's message was read, which says how far it has committed. When it was sent is not
-    /// known.
-    pub(crate) fn heard(&self, committed: u64) {
-        self.heard.store(true, Ordering::Relaxed);
+    /// This node leads in this term, and its grace is applied.
+    pub(crate) fn led(&self, term: u64) {
+        let (set, load) = (Ordering::Relaxed, Ordering::Relaxed);
+        let _is_set_already = self.first_term.compare_exchange(0, term, set, load);
+    }
+
+    /// A message of a leader of this term was read, which says how far it has committed. When it
+    /// was sent is not known.
+    pub(crate) fn heard(&self, term: u64, committed: u64) {
+        self.led(term);
         self.committed.fetch_max(committed, Ordering::Relaxed);
         let mut contact = self.contact.lock().expect("invariant: nothing panics under this lock");
         contact.at = Some(Instant::now());
@@ -198,7 +221,7 @@ mod tests {
         let leadership = Leadership::new();
         let age = |applied| leadership.fresh_at(applied).map(|at| at.elapsed());
         assert_eq!((age(0), leadership.silence()), (None, None));
-        leadership.heard(0);
+        leadership.heard(1, 0);
         assert_eq!((age(0), leadership.silence()), (None, None), "no answer yet");
         let first = Instant::now();
         tokio::time::advance(ms(40)).await;
@@ -206,12 +229,34 @@ mod tests {
         assert_eq!(age(5), Some(ms(40)), "from the question on");
         let second = Instant::now();
         tokio::time::advance(ms(5_000)).await;
-        leadership.heard(0);
+        leadership.heard(1, 0);
         leadership.confirmed(9, second, 5);
         assert_eq!(age(5), Some(ms(5_040)), "it lacks what was committed since");
         assert_eq!(leadership.silence(), Some(ms(5_000)), "a message from before a pause");
         assert_eq!(age(9), Some(ms(5_000)));
         leadership.confirmed(5, first, 9);
         assert_eq!(age(9), Some(ms(5_000)), "an older answer makes it no older");
+    }
+
+    /// After a restart of all, the first leader to be heard is dead before its grace is applied:
+    /// any append counted as a sign that others had been there all along.
+    #[test]
+    fn only_a_lead_that_let_time_pass_shows_that_the_cluster_was_up() {
+        let leadership = Leadership::new();
+        assert!(leadership.all_was_down(0) && leadership.all_was_down(7), "none was heard");
+        leadership.heard(8, 0);
+        assert!(leadership.all_was_down(7), "what is applied is from before");
+        assert!(!leadership.all_was_down(8), "its grace is applied");
+        leadership.heard(9, 0);
+        assert!(!leadership.all_was_down(8), "the next one gave none, but this one did");
+
+        // One that was down alone, and finds the leader that it had.
+        let leadership = Leadership::new();
+        leadership.heard(7, 0);
+        assert!(!leadership.all_was_down(7));
+
+        let leadership = Leadership::new();
+        leadership.led(9);
+        assert!(!leadership.all_was_down(9), "it was the leader itself");
     }
 }

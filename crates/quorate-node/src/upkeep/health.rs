@@ -1,6 +1,7 @@
 //! Active health checks: while this node leads, and a quorum hears it, it probes the instances that
 //! declare checks, and puts what changed into the log. A follower probes nothing, and no node does
-//! unless the operator allows networks.
+//! unless the operator allows networks; a leader that may not says that nothing is known any more
+//! of what was found before.
 //!
 //! One task makes all probes, a bounded number at a time; nothing it knows is kept but the health
 //! in the registry: the next leader begins with that, and with new counts.
@@ -20,7 +21,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use openraft::AsyncRuntime as _;
-use quorate_state::{HealthReason, InstanceKey, Op};
+use quorate_state::{CheckedInstances, HealthReason, HealthReport, InstanceKey, Op};
 use rand_core::Rng as _;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -96,8 +97,32 @@ impl Prober {
             if leaders.wait_for(|leader| *leader == Some(me)).await.is_err() {
                 return Err(RunError::Ended);
             }
+            if self.means.allow_none() {
+                self.forget().await;
+                continue;
+            }
             tracing::info!("this node makes the health checks");
             self.lead().await;
+        }
+    }
+
+    /// Nothing may be probed: until this node no longer leads, what was found before is not known
+    /// any more. Once done, only what changes is looked at: the last words of a leader that could.
+    async fn forget(&self) {
+        let node = &self.node;
+        let mut seen = CheckedInstances::default();
+        while node.leadership().leader() == Some(node.id()) {
+            let checked = node.applied().lock().registry.checked();
+            let known: Vec<_> = schedule::no_longer_known(&checked, &seen).collect();
+            if known.is_empty() {
+                seen = checked;
+                sleep(LOOK_EVERY).await;
+                continue;
+            }
+            tracing::info!(instances = known.len(), "no health checks: health is not known");
+            for reports in known.chunks(REPORTS_PER_COMMAND) {
+                report(node, reports.to_vec()).await;
+            }
         }
     }
 
@@ -204,15 +229,16 @@ impl<'a> Lead<'a> {
         if reports.is_empty() {
             return;
         }
-        self.reporting = Some(Box::pin(async move {
-            match timeout(REPORT_TIMEOUT, node.propose_here(Op::SetHealth(reports), None)).await {
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, "health is not recorded; it will be tried again")
-                }
-                Err(_) => tracing::warn!("health is not recorded in time; it will be tried again"),
-            }
-            sleep(REPORTS_APART).await;
-        }));
+        self.reporting = Some(Box::pin(report(node, reports)));
     }
+}
+
+/// Puts changes into the log; over when the next ones may follow.
+async fn report(node: &Node, reports: Vec<HealthReport>) {
+    match timeout(REPORT_TIMEOUT, node.propose_here(Op::SetHealth(reports), None)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "health is not recorded; it will be tried again"),
+        Err(_) => tracing::warn!("health is not recorded in time; it will be tried again"),
+    }
+    sleep(REPORTS_APART).await;
 }

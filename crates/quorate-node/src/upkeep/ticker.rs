@@ -14,6 +14,7 @@ use crate::error::NodeError;
 use crate::error::RunError;
 use crate::node::Node;
 use crate::runtime::random;
+use crate::types::Outcome;
 
 /// With nothing due, the clock in the log is moved on this often, so that little time is lost when
 /// the leader dies, ms.
@@ -32,7 +33,8 @@ const LATE_PAUSE_MIN: Duration = Duration::from_millis(8);
 /// time; but no more than this.
 const LATE_PAUSE_MAX: Duration = Duration::from_millis(20);
 
-/// A command of the ticker that is not applied by then is given up; the next tick tries again.
+/// A command of the ticker that is not applied by then is given up; the next tick tries again. Not
+/// a grace: with millions of leases it takes longer, and each that is given up is applied, too.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A cluster's lease ids count on from a random number below this, so that a lease of a cluster
@@ -131,21 +133,33 @@ impl Ticker {
         }
     }
 
-    /// Gives renewals that may be waiting the time to arrive, then lets the clock go on. When this
-    /// node was elected without having heard of another leader since it started, the whole cluster
-    /// was down: clients may be backing off, and every lease gets a whole TTL.
+    /// Gives renewals that may be waiting the time to arrive, then lets the clock go on. When the
+    /// whole cluster was down, clients may be backing off, and every lease gets a whole TTL. One
+    /// grace, however long it takes: each that is proposed is applied.
     async fn give_grace(&mut self) {
         let node = self.node.clone();
         let term = node.term();
         let elected = self.grace_given != term;
-        let grace_ms = match elected && !node.leadership().ever_heard() {
+        let timed_by = node.applied().lock().timed_by;
+        let grace_ms = match elected && node.leadership().all_was_down(timed_by) {
             true => limits::TTL_MAX_MS,
             false => node.tunables().election_grace_ms,
         };
-        if !self.propose(Op::Grace { grace_ms }).await {
+        let mut proposed = std::pin::pin!(node.propose_here(Op::Grace { grace_ms }, None));
+        let proposed = loop {
+            let waited = tokio::time::timeout(PROPOSE_TIMEOUT, &mut proposed);
+            match self.looking(waited).await {
+                Ok(proposed) => break proposed,
+                Err(_) if !node.leads() || node.term() != term => return,
+                Err(_) if node.disk().check().is_err() => self.hand_over_to_room().await,
+                Err(_) => {}
+            }
+        };
+        if !is_applied(proposed) {
             return;
         }
         node.clock().release(term);
+        node.leadership().led(term);
         self.grace_given = term;
         if elected {
             tracing::info!(term, "this node leads");
@@ -206,14 +220,19 @@ impl Ticker {
     /// Puts a command of the ticker into the log; false: not in time.
     async fn propose(&self, op: Op) -> bool {
         let proposed = tokio::time::timeout(PROPOSE_TIMEOUT, self.node.propose_here(op, None));
-        match self.looking(proposed).await {
-            Ok(Ok(_)) => true,
-            // Reported elsewhere: by the election, the metrics, the disk's own log line.
-            Err(_) | Ok(Err(NodeError::NotLeader { .. } | NodeError::DiskFull { .. })) => false,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "letting registry time pass failed");
-                false
-            }
+        self.looking(proposed).await.is_ok_and(is_applied)
+    }
+}
+
+/// Whether a command of the ticker is applied.
+fn is_applied(proposed: Result<Outcome, NodeError>) -> bool {
+    match proposed {
+        Ok(_) => true,
+        // Reported elsewhere: by the election, the metrics, the disk's own log line.
+        Err(NodeError::NotLeader { .. } | NodeError::DiskFull { .. }) => false,
+        Err(error) => {
+            tracing::warn!(%error, "letting registry time pass failed");
+            false
         }
     }
 }

@@ -118,20 +118,23 @@ impl Registry {
         self.name_ends.has_namespace(end)
     }
 
-    /// The instances that require a service, by service and id.
+    /// The instances that require a service, by service and id, those after `after` only.
     pub fn dependents<'a>(
         &'a self,
         target: &'a ServiceKey,
-    ) -> impl Iterator<Item = &'a Arc<Instance>> {
-        let lowest = InstanceKey {
+        after: Option<&InstanceKey>,
+    ) -> impl Iterator<Item = &'a Arc<Instance>> + use<'a> {
+        let lowest = || InstanceKey {
             service: ServiceKey {
                 namespace: target.namespace.clone(),
                 name: ServiceName::range_start(""),
             },
             id: InstanceId::lowest(),
         };
+        // Nothing has the lowest key, so it can be left out as well.
+        let after = (target.clone(), after.cloned().unwrap_or_else(lowest));
         self.dependents
-            .range((target.clone(), lowest)..)
+            .range((Bound::Excluded(after), Bound::Unbounded))
             .take_while(move |(required, _)| required == target)
             .filter_map(|(_, key)| self.instance(key))
     }

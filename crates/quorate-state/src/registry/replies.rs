@@ -1,13 +1,14 @@
-//! Which writes were done, and with what reply, so that one which is handed in again is answered
-//! and not done again.
+//! Which writes were done or refused, and with what reply, so that one which is handed in again is
+//! answered and not done again, nor for the first time when its caller was told that it was not.
 //!
 //! A write that was proposed may be in the log although its answer never came: its leader died, or
 //! the answer was lost. A retry carries the same [`Request`]; the first entry with it does the
 //! write, later ones find its reply here. After RIFL (Lee et al., "Implementing Linearizability at
 //! Large Scale and Low Latency", SOSP 2015) and section 6.3 of Ongaro's thesis
 //! on Raft: an origin (a process that makes requests) numbers them, and says with each which of its
-//! earlier ones are over; only those that are not need a reply. A refused write changes nothing, so
-//! no reply is kept of it.
+//! earlier ones are over; only those that are not need a reply. What was refused has one as well:
+//! an attempt that was held up may come after the one that was refused, and after what made it
+//! possible. Not where the request itself is refused ([`Known::Refused`], [`Replies::check_room`]).
 //!
 //! Invariants: a write is done only where it is certain that it was not done before, that is, where
 //! its origin is known since before its first attempt, or no origin was forgotten that was heard of
@@ -50,7 +51,8 @@ pub(crate) const ORIGINS_MAX: usize = if cfg!(test) { 8 } else { 262_144 };
 /// The most replies that are kept for one origin: all calls that one node may have under way.
 pub(crate) const REPLIES_MAX: usize = if cfg!(test) { 4 } else { 32_768 };
 
-/// The most replies that are kept in all, but for the last one of each origin: some 200 MB.
+/// The most replies that are kept in all, but for the last one of each origin: some 200 MB, or 700
+/// where all are refusals that name an instance with the longest names.
 pub(crate) const REPLIES_IN_ALL_MAX: usize = if cfg!(test) { 12 } else { 1_048_576 };
 
 /// A process that makes requests.
@@ -78,7 +80,7 @@ impl Origin {
     }
 }
 
-/// What came of a write that was done.
+/// What came of a write.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Done {
     pub(crate) origin: u64,
@@ -109,9 +111,9 @@ pub(crate) struct Replies {
 
 /// What is known of a request.
 pub(crate) enum Known {
-    /// It was not done.
+    /// It did not come before, or its caller was told that there is no room.
     New,
-    /// It was, with this reply.
+    /// It did, and this was the reply.
     Done(Arc<Done>),
     /// Its reply is not known any more, or it is not to be done.
     Refused(Rejection),
@@ -136,7 +138,7 @@ impl Replies {
         }
     }
 
-    pub(super) fn knows(&self, origin: u64) -> bool {
+    fn knows(&self, origin: u64) -> bool {
         self.origins.contains_key(&origin)
     }
 
@@ -167,6 +169,22 @@ impl Replies {
             true => self.shares.remove(&share),
             false => self.shares.insert(share, held),
         };
+    }
+
+    /// The same, with what is derived counted anew.
+    #[cfg(test)]
+    pub(crate) fn recounted(&self) -> Self {
+        let (origins, done, forgotten) = (self.origins.clone(), self.done.clone(), self.forgotten);
+        let mut counted = Self { origins, done, shares: OrdMap::new(), forgotten };
+        for origin in self.origins.values() {
+            let kept = self.done.keys().filter(|(of, _)| *of == origin.id).count();
+            counted.origins.insert(origin.id, Origin { kept, ..*origin });
+            counted.count(origin.share, |held| {
+                held.origins += 1;
+                held.replies += kept;
+            });
+        }
+        counted
     }
 
     /// In the order of snapshots.

@@ -71,6 +71,15 @@ impl<K: Ord + Clone, V: Clone> SortedMap<K, V> {
         place.ok().map(|place| &self.blocks()[at][place].1)
     }
 
+    /// The entries with higher keys than this, in order.
+    pub fn after<'a>(&'a self, key: &K) -> impl Iterator<Item = (&'a K, &'a V)> + use<'a, K, V> {
+        let (at, place) = self.find(key);
+        let begun = place.map_or_else(|place| place, |place| place + 1);
+        let blocks = self.blocks().get(at..).unwrap_or_default();
+        let entries = blocks.iter().flat_map(|block| block.iter());
+        entries.skip(begun).map(|(key, value)| (key, value))
+    }
+
     /// Which block a key is in or belongs into, and where in it.
     fn find(&self, key: &K) -> (usize, Result<usize, usize>) {
         let blocks = self.blocks();
@@ -242,6 +251,7 @@ mod tests {
                 }
                 check_blocks(&map);
                 prop_assert_eq!(map.get(&key), model.get(&key));
+                prop_assert!(map.after(&key).eq(model.range(key + 1..)));
             }
             kept.push((map, model));
             for (map, model) in kept {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
+use crate::Clock;
 use crate::Health;
 use crate::Instance;
 use crate::InstanceKey;
@@ -51,6 +52,9 @@ pub(super) fn check_nothing_is_late(registry: &Registry) {
     assert!(registry.tombstones.values().all(|t| t.until > clock), "a tombstone is late");
     let mut empty = registry.services.values().filter_map(|service| service.empty_since);
     assert!(empty.all(|since| since.plus_ms(EMPTY_SERVICE_MS) > clock), "a service is late");
+    let mut origins = registry.replies.origins();
+    let until = |used: Clock| used.plus_ms(USED_STEP_MS).plus_ms(ORIGIN_MS);
+    assert!(origins.all(|origin| until(origin.used) > clock), "an origin is late");
 }
 
 /// Each instance is kept by one lease that lists it, no lease is empty.
@@ -124,6 +128,7 @@ fn check_replies(registry: &Registry) {
     }
     let known = |done: &Arc<Done>| origins.iter().any(|origin| origin.id == done.origin);
     assert!(registry.replies.done().all(known), "a reply without its origin");
+    assert_eq!(registry.replies, registry.replies.recounted(), "what is counted of replies");
 }
 
 fn deadlines(registry: &Registry) -> Deadlines {

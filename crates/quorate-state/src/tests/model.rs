@@ -166,9 +166,16 @@ impl Model {
             Some(id) => id,
         };
         let now = self.clock;
+        let keys = self.keys_of(id);
         let Some(lease) = self.leases.iter_mut().find(|lease| lease.id == id) else {
             return Err(Rejection::UnknownLease(LeaseId(id)));
         };
+        let may = |key: &InstanceKey| {
+            register.within.as_ref().is_none_or(|all| all.iter().any(|it| it.covers(key)))
+        };
+        if !keys.iter().all(may) {
+            return Err(register.lease.map_or(Rejection::ForeignLease, Rejection::UnknownLease));
+        }
         lease.ttl = register.ttl.map_or(lease.ttl, Ttl::as_ms);
         lease.renewed = now;
         lease.deadline = now + lease.ttl;

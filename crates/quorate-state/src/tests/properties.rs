@@ -57,15 +57,23 @@ fn any_spec() -> impl Strategy<Value = InstanceSpec> {
 fn any_register() -> impl Strategy<Value = Register> {
     let ttl = option::of(select(&[1_000, 5_000, 60_000, 86_400_000][..]));
     let lease = option::weighted(0.2, any_lease());
-    (lease, ttl, any_incarnation(), vec((any_key(), any_spec()), 0..4)).prop_map(
-        |(lease, ttl, incarnation, instances)| Register {
+    let within = option::weighted(0.2, vec(any_scope(), 0..2));
+    let instances = vec((any_key(), any_spec()), 0..4);
+    (lease, ttl, any_incarnation(), instances, within).prop_map(
+        |(lease, ttl, incarnation, instances, within)| Register {
             lease,
             ttl: ttl.map(|ms| Ttl::from_ms(ms).unwrap()),
             incarnation,
             instances,
-            within: None,
+            within,
         },
     )
+}
+
+fn any_scope() -> impl Strategy<Value = Scope> {
+    let namespace = option::of(Just(Namespace::default()));
+    (namespace, select(&["", "web", "com."][..]))
+        .prop_map(|(namespace, prefix)| Scope { namespace, prefix: prefix.into() })
 }
 
 fn any_target() -> impl Strategy<Value = InstanceRef> {
@@ -125,7 +133,18 @@ fn any_op() -> impl Strategy<Value = Op> {
         1 => any_override(),
         1 => (1..3_u64, select(&[0, 3, 1 << 32][..])).prop_map(|(id, base)| found(id, base)),
         1 => select(&[0, 2_000, 10_000, 100_000][..]).prop_map(|grace_ms| Op::Grace { grace_ms }),
+        1 => (1..4_u32, any::<bool>()).prop_map(|(number, held)| Op::SetLevel(Level { number, held })),
     ]
+}
+
+/// Few origins and numbers, so that requests come again. When they were first made is filled in.
+fn any_request() -> impl Strategy<Value = Request> {
+    (1..12_u64, 0..6_u64, 0..6_u64, 0..60_000_u64, 0..2_u64, 0..3_u16).prop_map(
+        |(origin, number, done_below, ago, digest, share)| {
+            let (done_below, since, share) = (done_below.min(number), Clock(ago), Share(share));
+            Request { origin, number, done_below, since, digest, share }
+        },
+    )
 }
 
 /// Commands whose clocks mostly go on by little, sometimes up to or over a deadline, sometimes
@@ -137,14 +156,28 @@ fn any_log() -> impl Strategy<Value = Vec<Command>> {
         1 => select(&[3_600_000_i64, 86_400_000][..]),
         1 => -20_000..0_i64,
     ];
-    vec((step, any_op()), 1..60).prop_map(|steps| {
+    let request = option::weighted(0.3, any_request());
+    vec((step, any_op(), request), 1..60).prop_map(|steps| {
         let mut clock = 0_i64;
-        let command = |(step, op): (i64, Op)| {
+        let command = |(step, op, request): (i64, Op, Option<Request>)| {
             clock = (clock + step).max(0);
-            Command::new(Clock(clock as u64), op)
+            let clock = Clock(clock as u64);
+            let since = |ago: Clock| Clock(clock.0.saturating_sub(ago.0));
+            let request = request.map(|it| Request { since: since(it.since), ..it });
+            Command { clock, request, op }
         };
         steps.into_iter().map(command).collect()
     })
+}
+
+/// Applies an entry of a log; between some of them, the members change.
+fn apply(registry: &mut Registry, at: usize, command: &Command) -> Applied {
+    let members =
+        |at: usize| (1..6_u64).filter(|id| !(at as u64 * 7 + id).is_multiple_of(3)).collect();
+    if at % 4 == 3 {
+        registry.members_changed(&members(at), &members(at + 4));
+    }
+    registry.apply(command)
 }
 
 fn snapshot(registry: &Registry) -> Vec<u8> {
@@ -189,7 +222,9 @@ proptest! {
     #[test]
     fn registry_does_what_the_naive_model_does(log in any_log()) {
         let (mut registry, mut model) = (Registry::new(), Model::default());
-        for command in &log {
+        for command in log {
+            // The model knows no requests: `repeating.rs` is about these.
+            let command = &Command { request: None, ..command };
             let applied = registry.apply(command);
             let (reply, events) = model.apply(command);
             assert_eq!(applied.reply, reply, "reply to {command:?}");
@@ -202,12 +237,14 @@ proptest! {
     #[test]
     fn invariants_hold_after_every_command(log in any_log()) {
         let mut registry = Registry::new();
-        for command in &log {
+        for (at, command) in log.iter().enumerate() {
             let (clock, revision) = (registry.clock(), registry.revision());
-            let applied = registry.apply(command);
+            let applied = apply(&mut registry, at, command);
             check_invariants(&registry);
             assert_eq!(registry.clock(), clock.max(command.clock));
-            assert_eq!(applied.revision, registry.revision());
+            // What was done before is told with the revision of then.
+            let now = registry.revision();
+            assert!(applied.revision == now || command.request.is_some() && applied.revision < now);
             let revisions: Vec<_> = applied.events.iter().map(|event| event.revision.0).collect();
             let dense: Vec<_> = (revision.0 + 1..=registry.revision().0).collect();
             assert_eq!(revisions, dense);
@@ -264,10 +301,11 @@ proptest! {
     fn same_log_gives_same_bytes_also_over_a_snapshot(log in any_log(), at in 0..60_usize) {
         let (mut straight, mut restored) = (Registry::new(), Registry::new());
         for (index, command) in log.iter().enumerate() {
-            if index == at {
+            if index == at % log.len() {
                 restored = read_snapshot(&mut &snapshot(&restored)[..]).unwrap();
             }
-            assert_eq!(straight.apply(command), restored.apply(command));
+            let replies = [&mut straight, &mut restored].map(|it| apply(it, index, command));
+            assert_eq!(replies[0], replies[1]);
             assert_eq!(straight.hash(), restored.hash());
         }
         assert_eq!(snapshot(&straight), snapshot(&restored));
@@ -276,8 +314,8 @@ proptest! {
     #[test]
     fn restored_registry_has_the_same_indexes(log in any_log()) {
         let mut registry = Registry::new();
-        for command in &log {
-            registry.apply(command);
+        for (at, command) in log.iter().enumerate() {
+            apply(&mut registry, at, command);
         }
         let restored = read_snapshot(&mut &snapshot(&registry)[..]).unwrap();
         check_invariants(&restored);
@@ -286,6 +324,9 @@ proptest! {
         assert_eq!(restored.deadlines, registry.deadlines);
         assert_eq!(restored.dependents, registry.dependents);
         assert_eq!(restored.checked, registry.checked);
+        assert_eq!(restored.replies, registry.replies);
+        assert_eq!(restored.removed, registry.removed);
+        assert_eq!(restored.level, registry.level);
         assert_eq!(restored.hash(), registry.hash());
     }
 

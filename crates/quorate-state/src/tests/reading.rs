@@ -43,7 +43,7 @@ fn requiring(name: &str, incarnation: u64, services: &[&str]) -> Register {
 
 fn dependents(registry: &Registry, service: &str) -> String {
     let target = service_key(service);
-    registry.dependents(&target).map(|i| name(&i.key)).collect::<Vec<_>>().join(" ")
+    registry.dependents(&target, None).map(|i| name(&i.key)).collect::<Vec<_>>().join(" ")
 }
 
 // S4.1
@@ -56,6 +56,9 @@ fn dependents_of_a_service_are_known() {
     t.apply(0, requiring("other/web/a", 7, &["db"]));
     assert_eq!(dependents(&t.registry, "db"), "auth/a web/a web/b");
     assert_eq!(dependents(&t.registry, "auth"), "web/b");
+    let (db, after) = (service_key("db"), key("web/a"));
+    let rest: Vec<_> = t.registry.dependents(&db, Some(&after)).map(|i| name(&i.key)).collect();
+    assert_eq!(rest, ["web/b"]);
     assert_eq!(dependents(&t.registry, "web"), "");
     assert_eq!(dependents(&t.registry, "other/db"), "other/web/a");
 }
@@ -69,7 +72,7 @@ fn dependents_follow_every_change() {
     assert_eq!(dependents(&t.registry, "db"), "");
     assert_eq!(dependents(&t.registry, "auth"), "web/a");
     t.apply(1, Update { weight: Some(1), ..update("web/a") });
-    assert_eq!(t.registry.dependents(&service_key("mail")).next().unwrap().weight(), 1);
+    assert_eq!(t.registry.dependents(&service_key("mail"), None).next().unwrap().weight(), 1);
     t.apply(1, deregister("web/a"));
     assert_eq!(dependents(&t.registry, "auth"), "");
     t.apply(1, requiring("web/b", 7, &["auth"]));

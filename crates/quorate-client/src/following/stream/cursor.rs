@@ -11,7 +11,7 @@ pub(in crate::following) enum Taken {
     /// The node has a leader, or none. The first of a stream: now it is known which cluster sends
     /// it.
     Leader(bool),
-    /// Nothing to see yet: a part of a snapshot.
+    /// Nothing to see yet: a part of a snapshot, or of changes that count together.
     Part,
     /// All that the subscription covers, as of this revision.
     Snapshot { services: Vec<Service>, revision: u64 },
@@ -32,6 +32,11 @@ pub(super) struct Cursor {
     has_position: bool,
     /// The parts of a snapshot that is not complete.
     parts: Option<Vec<Service>>,
+    /// Changes that came without moving the position. They are of different revisions, and what
+    /// there was at none of them is there in between, so they count with those that move it.
+    /// Bounded as the parts of a snapshot are: by what the node sends, which is one change of each
+    /// instance in its ring. They go with the stream, and the next one brings them again.
+    held: Vec<Change>,
     /// Whether all that the node knew when the stream began is here.
     complete: bool,
 }
@@ -46,6 +51,7 @@ impl Cursor {
             position: from,
             has_position: from > 0,
             parts: None,
+            held: Vec::new(),
             complete: false,
         }
     }
@@ -95,6 +101,7 @@ impl Cursor {
         let taken = match message.kind {
             Some(Kind::Leader(leader)) => return Ok(Taken::Leader(leader.leader_id != 0)),
             Some(Kind::Snapshot(snapshot)) => {
+                self.held.clear();
                 let parts = self.parts.get_or_insert_default();
                 parts.extend(snapshot.services);
                 if !snapshot.last {
@@ -104,7 +111,8 @@ impl Cursor {
             }
             Some(Kind::Delta(delta)) => {
                 self.check(revision, previous)?;
-                Taken::Changes { changes: delta.changes, revision }
+                self.held.extend(delta.changes);
+                self.held(revision)
             }
             // A kind of message that a later server may send moves the position like a bookmark.
             Some(Kind::Bookmark(_)) | None => {
@@ -112,12 +120,23 @@ impl Cursor {
                     return Ok(Taken::Part);
                 }
                 self.check(revision, previous)?;
-                Taken::Changes { changes: Vec::new(), revision }
+                self.held(revision)
             }
         };
+        if matches!(taken, Taken::Part) {
+            return Ok(taken);
+        }
         self.position = revision;
         (self.has_position, self.complete) = (true, true);
         Ok(taken)
+    }
+
+    /// All changes up to this revision; a part of them where the position stays.
+    fn held(&mut self, revision: u64) -> Taken {
+        if revision == self.position && !self.held.is_empty() {
+            return Taken::Part;
+        }
+        Taken::Changes { changes: std::mem::take(&mut self.held), revision }
     }
 
     /// Every message begins where the one before it ended, and none goes back.
@@ -196,6 +215,36 @@ mod tests {
         assert_eq!(services.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         assert!(cursor.is_complete());
         assert_eq!((cursor.cluster_id(), cursor.position()), (ClusterId::new(7), 5));
+    }
+
+    /// Of changes of a slow receiver, only the last message moves the position: what there was in
+    /// between there never was.
+    #[test]
+    fn changes_that_do_not_move_the_position_count_with_those_that_do() {
+        let part = |revision| {
+            let changes = vec![Change { revision, ..Change::default() }];
+            message(10, 10, Kind::Delta(WatchDelta { changes }))
+        };
+        let mut cursor = stream(10);
+        assert!(matches!(cursor.take(part(21)), Ok(Taken::Part)));
+        assert!(matches!(cursor.take(part(22)), Ok(Taken::Part)));
+        assert!(matches!(cursor.take(bookmark(10, 10)), Ok(Taken::Part)));
+        assert_eq!((cursor.position(), cursor.is_complete()), (10, false));
+        let Ok(Taken::Changes { changes, revision: 1_501 }) = cursor.take(changed(10, 1_501))
+        else {
+            panic!("they are all there");
+        };
+        assert!(changes.iter().map(|change| change.revision).eq([21, 22, 1_501]));
+        assert_eq!((cursor.position(), cursor.is_complete()), (1_501, true));
+        let Ok(Taken::Changes { changes, .. }) = cursor.take(bookmark(1_501, 1_501)) else {
+            panic!("nothing is held any more");
+        };
+        assert!(changes.is_empty());
+        // What replaces everything replaces them.
+        cursor.take(message(1_501, 1_501, part(1_600).kind.unwrap())).unwrap();
+        cursor.take(snapshot(2_000, "a", true)).unwrap();
+        let after = cursor.take(changed(2_000, 2_001));
+        assert!(matches!(after, Ok(Taken::Changes { changes, .. }) if changes.len() == 1));
     }
 
     #[test]

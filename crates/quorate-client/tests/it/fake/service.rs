@@ -333,8 +333,20 @@ impl Registry for Node {
         &self,
         request: Request<ListDependentsRequest>,
     ) -> Result<Response<ListDependentsResponse>, Status> {
-        self.serve("list dependents", request, |_, header, _| {
-            Ok(ListDependentsResponse { header: Some(header), instances: Vec::new() })
+        self.serve("list dependents", request, |state, header, request| {
+            let after = request.after.split_once('/');
+            let later = state.instances.iter().filter(|((service, id), instance)| {
+                let is_later = after.is_none_or(|after| (service.as_str(), id.as_str()) > after);
+                is_later && instance.requires.contains(&request.service)
+            });
+            // Pages of two.
+            let (later, mut next) = (later.map(|(_, it)| it.clone()), String::new());
+            let mut instances: Vec<_> = later.take(3).collect();
+            if instances.len() == 3 {
+                instances.truncate(2);
+                next = format!("{}/{}", instances[1].service, instances[1].id);
+            }
+            Ok(ListDependentsResponse { header: Some(header), instances, next })
         })
         .await
     }

@@ -24,8 +24,8 @@ use crate::net::answers::Reserved;
 use crate::node::{Consistency, Node};
 use crate::runtime::blocking;
 
-/// Instances that are encoded where calls are handled, at most: about a millisecond's work. More
-/// are encoded elsewhere, so that other calls need not wait.
+/// Instances that are encoded, or looked at for a page, where calls are handled, at most: about a
+/// millisecond's work. More are elsewhere, so that other calls need not wait.
 const LARGE: usize = 1_000;
 
 /// Answers a Fetch.
@@ -56,10 +56,18 @@ pub(super) async fn answer(
     }
     let mut reserved = node.answers().begin(&caller.line, deadline)?;
     if is_paged {
-        let Page { services, next } =
-            pages::page(&registry, &filter, request.limit, after.as_ref());
-        let encode = |part| Bytes::from(convert::service_to_wire(part).encode_to_vec());
-        let services: Vec<Bytes> = services.iter().map(encode).collect();
+        let limit = request.limit;
+        let (services, next) = match pages::page(&registry, &filter, (limit, LARGE), after.as_ref())
+        {
+            Some(page) => encode_page(&page),
+            None => {
+                let long = move || {
+                    let page = pages::page(&registry, &filter, (limit, usize::MAX), after.as_ref());
+                    encode_page(&page.expect("invariant: it may look at all there is"))
+                };
+                made(node, usize::MAX, deadline, long).await?
+            }
+        };
         reserved.add(services.iter().map(Bytes::len).sum())?;
         let page = EncodedFetchResponse { header, services, next, ..<_>::default() };
         let mut response = Response::new(page);
@@ -86,6 +94,29 @@ pub(super) async fn answer(
     let mut response = Response::new(response);
     reserved.attach(response.extensions_mut());
     Ok(response)
+}
+
+/// Makes something of so many instances: of many where that holds up no other call.
+///
+/// # Errors
+/// Its turn does not come in time.
+pub(super) async fn made<T: Send + 'static>(
+    node: &Node,
+    instances: usize,
+    deadline: Instant,
+    make: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, CallError> {
+    if instances <= LARGE {
+        return Ok(make());
+    }
+    let _turn = node.answers().turn(deadline).await?;
+    Ok(blocking(make).await?)
+}
+
+/// The services of a page, and what it goes on after.
+fn encode_page(page: &Page) -> (Vec<Bytes>, String) {
+    let encode = |part| Bytes::from(convert::service_to_wire(part).encode_to_vec());
+    (page.services.iter().map(encode).collect(), page.next.clone())
 }
 
 /// One instance of the one service that a request names, read as consistently as the service would

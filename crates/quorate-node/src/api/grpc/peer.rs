@@ -378,7 +378,7 @@ impl PeerService {
         // A leader of the past leads no node.
         if append.vote >= self.node.view().borrow_watched().vote {
             let committed = append.leader_commit.map_or(0, |log_id| log_id.index());
-            self.node.leadership().heard(committed);
+            self.node.leadership().heard(term, committed);
             self.node.recall().note(sender, term, append.leader_commit);
         }
         Ok(())

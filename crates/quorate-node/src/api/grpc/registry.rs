@@ -17,7 +17,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::api::grpc::convert;
 use crate::api::grpc::door::{self, Call, Method};
-use crate::api::grpc::fetch::Local;
+use crate::api::grpc::fetch::{self, Local};
+use crate::api::grpc::pages;
 use crate::api::grpc::told::{granted, standing};
 use crate::api::grpc::watch::Asks;
 use crate::api::grpc::{age_ms, header, is_foreign, min_revision, rights};
@@ -171,7 +172,7 @@ impl RegistryService {
     }
 
     async fn on_fetch(&self, call: Call<FetchRequest>) -> Handled<EncodedFetchResponse> {
-        super::fetch::answer(&self.node, call).await
+        fetch::answer(&self.node, call).await
     }
 
     async fn on_list_services(
@@ -224,12 +225,16 @@ impl RegistryService {
         let consistency = convert::consistency(request.consistency)?;
         let namespace = convert::namespace(&request.namespace)?;
         let target = convert::service_key(&namespace, &request.service)?;
+        let after = pages::after_instance(&namespace, &request.after)?;
         let min_revision = min_revision(&self.node, request.min_revision, request.cluster_id);
         let (registry, fresh_at) = self.node.read(consistency, min_revision, deadline).await?;
-        let dependents = registry.dependents(&target);
-        let instances = dependents.map(|i| convert::instance_to_wire(i)).collect();
+        let (found, next) =
+            pages::some_of(registry.dependents(&target, after.as_ref()), request.limit);
         let header = header(&self.node, registry.revision().0, age_ms(fresh_at, consistency));
-        let answer = ListDependentsResponse { header, instances };
+        let count = found.len();
+        let make = move || found.iter().map(|it| convert::instance_to_wire(it)).collect();
+        let instances = fetch::made(&self.node, count, deadline, make).await?;
+        let answer = ListDependentsResponse { header, instances, next };
         caller.counted(&self.node, deadline, answer)
     }
 
@@ -240,17 +245,15 @@ impl RegistryService {
         id: &str,
     ) -> Answer<(Option<ResponseHeader>, Option<Instance>)> {
         door::answer(&self.node, Method::Fetch, request, |call| {
-            super::fetch::instance(&self.node, call, id)
+            fetch::instance(&self.node, call, id)
         })
         .await
     }
 
     /// A fetch of what this node has of the services with a prefix, as the state machine has it.
     pub(in crate::api) async fn local(&self, request: Request<FetchRequest>) -> Answer<Local> {
-        door::answer(&self.node, Method::Fetch, request, |call| {
-            super::fetch::local(&self.node, call)
-        })
-        .await
+        door::answer(&self.node, Method::Fetch, request, |call| fetch::local(&self.node, call))
+            .await
     }
 
     /// A watch of one that only listens. `oldest`: to all changes that this node still has.

@@ -172,14 +172,6 @@ fn stands(registry: &Registry, revision: u64, since: Option<Revision>, now: u64)
     }
 }
 
-/// Whether a service which is at `revision` may not be what a caller has of it.
-fn has_changed(registry: &Registry, revision: u64, since: Revision) -> bool {
-    match revision {
-        0 => registry.forgot_after(since),
-        revision => revision > since.0,
-    }
-}
-
 /// The same once the service has changed, or the time is over, that of the caller included. A node
 /// that is behind the caller catches up first.
 async fn once_changed(
@@ -191,6 +183,7 @@ async fn once_changed(
 ) -> Result<Fetched, Problem> {
     let _long = api.long()?;
     let Position { cluster_id, revision } = since;
+    let since = Revision(revision);
     let namespace = Namespace::new("namespace", &request.namespace).map_err(CallError::from)?;
     let name = ServiceName::new("service", &request.services[0]).map_err(CallError::from)?;
     let key = ServiceKey { namespace, name };
@@ -208,11 +201,10 @@ async fn once_changed(
         let ends = api.node.stop().is_cancelled() || asked.line.leaving().is_cancelled();
         let over = ends || Instant::now() >= until;
         let registry = api.node.applied().registry();
-        if has_changed(&registry, fetched.1.revision, Revision(revision)) || over {
+        if watching::is_other(&registry, fetched.1.revision, since) || over {
             return Ok(fetched);
         }
-        let seen = fetched.1.revision;
-        let mut moved = pin!(watching::moved(&api.node, &asked.line, &mut positions, &key, seen));
+        let mut moved = pin!(watching::moved(&api.node, &asked.line, &mut positions, &key, since));
         while timeout_at(until.min(Instant::now() + LOOK_AGAIN), &mut moved).await.is_err() {
             asked.check_ahead(api, Method::Fetch, request.clone())?;
             if Instant::now() >= until {
@@ -290,19 +282,24 @@ pub(super) async fn instance(State(api): State<Api>, mut asked: Asked) -> Answer
 struct Instances {
     header: Header,
     instances: Vec<ShownInstance>,
+    /// Not empty: there are more; ask again with `after` set to this.
+    next: String,
 }
 
 /// The instances that require this service.
 #[utoipa::path(
     get,
     path = "/namespaces/{ns}/services/{service}/dependents",
-    params(Fresh),
+    params(Page, Fresh),
     responses((status = 200, body = Instances))
 )]
 pub(super) async fn dependents(State(api): State<Api>, mut asked: Asked) -> Answered {
-    let min = asked.query.position("min_revision")?;
+    let query = &mut asked.query;
+    let min = query.position("min_revision")?;
     let request = ListDependentsRequest {
-        consistency: asked.query.consistency()?,
+        limit: query.number("limit")?,
+        after: query.text("after")?.unwrap_or_default(),
+        consistency: query.consistency()?,
         min_revision: min.revision,
         cluster_id: min.cluster_id,
         namespace: asked.path("ns"),
@@ -313,6 +310,7 @@ pub(super) async fn dependents(State(api): State<Api>, mut asked: Asked) -> Answ
     let show = |answer: ListDependentsResponse| Instances {
         header: Header::of(answer.header),
         instances: answer.instances.into_iter().map(ShownInstance::from).collect(),
+        next: answer.next,
     };
     large::json(&api, &asked, answer, show).await
 }

@@ -16,7 +16,7 @@ use prost::Message as _;
 use quorate_proto::encoded::v1::EncodedWatchResponse;
 use quorate_proto::encoded::v1::encoded_watch_response::Kind;
 use quorate_proto::v1::{Change, WatchSubscribe};
-use quorate_state::ServiceKey;
+use quorate_state::{Registry, Revision, ServiceKey};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::timeout;
@@ -85,14 +85,14 @@ fn spread(wait: Duration, random: u64) -> Duration {
     wait + (wait / SPREAD).mul_f64(random as f64 / u64::MAX as f64)
 }
 
-/// Resolves once a service may have changed that was at this revision, or its reader is to be
-/// answered: the node stops, or the connection ends.
+/// Resolves once a service may not be what a reader has of it, or that one is to be answered: the
+/// node stops, or the connection ends.
 pub(super) async fn moved(
     node: &Node,
     line: &Line,
     positions: &mut watch::Receiver<Position>,
     key: &ServiceKey,
-    seen: u64,
+    since: Revision,
 ) {
     let leaving = line.leaving();
     let mut looked = 0;
@@ -109,10 +109,24 @@ pub(super) async fn moved(
             continue;
         }
         looked = revision;
-        let registry = node.applied().registry();
-        if registry.service(key).is_some_and(|service| service.revision.0 > seen) {
+        if has_changed(&node.applied().registry(), key, since) {
             return;
         }
+    }
+}
+
+/// Whether a service may not be what a caller has of it.
+pub(super) fn has_changed(registry: &Registry, key: &ServiceKey, since: Revision) -> bool {
+    let revision = registry.service(key).map_or(0, |service| service.revision.0);
+    is_other(registry, revision, since)
+}
+
+/// The same of one which is at `revision`; 0: it is not known, and may have changed before it was
+/// forgotten.
+pub(super) fn is_other(registry: &Registry, revision: u64, since: Revision) -> bool {
+    match revision {
+        0 => registry.forgot_after(since),
+        revision => revision > since.0,
     }
 }
 
@@ -293,6 +307,8 @@ pub(super) struct Snapshot {
 #[schema(as = WatchChanges)]
 pub(super) struct Changes {
     header: Option<Header>,
+    /// Where it is `previous_revision`, this is a part: it counts together with the changes up to
+    /// the next one that has another.
     revision: String,
     previous_revision: String,
     changes: Vec<ShownChange>,

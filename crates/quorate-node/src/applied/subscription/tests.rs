@@ -4,8 +4,8 @@ use std::convert::Infallible;
 
 use prometheus_client::metrics::histogram::Histogram;
 use quorate_state::{
-    Command, Event, Incarnation, InstanceId, InstanceKey, InstanceRef, InstanceSpec, Namespace, Op,
-    Register, ServiceName, SpecParts, Update,
+    Command, Deregister, Event, Incarnation, InstanceId, InstanceKey, InstanceRef, InstanceSpec,
+    Namespace, Op, Register, ServiceName, SpecParts, Update,
 };
 
 use super::*;
@@ -163,6 +163,35 @@ async fn a_slow_watcher_is_told_the_latest_of_each_instance() {
     assert_eq!(told, [("a".to_owned(), 100, 3_499), ("b".to_owned(), 100, 1)]);
     weigh(&applied, "b", 2);
     assert_eq!(changes(slow.next().await).len(), 1, "from here on it is sent all again");
+}
+
+/// More than one message takes, of which only the last moves the position: in between, an instance
+/// is gone before what took its place has come, which never was so.
+#[tokio::test]
+async fn a_slow_watcher_is_told_in_parts_that_count_together() {
+    let applied = Arc::new(Applied::new(100_000, usize::MAX, Histogram::new([])));
+    let leaders = watch::Sender::new(None);
+    register(&applied, "old");
+    let others: Vec<String> = (0..1_500).map(|at| format!("i{at}")).collect();
+    register_all(&applied, &others.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut slow = watch(&applied, &leaders, Begin::Snapshot);
+    let mut begun = slow.next().await;
+    while !matches!(begun.message, Message::Snapshot { last: true, .. }) {
+        begun = slow.next().await;
+    }
+    register(&applied, "new");
+    let old = InstanceRef { key: key("old"), incarnation: None };
+    apply(&applied, Op::Deregister(Deregister::Instances(vec![old])));
+    others.iter().for_each(|id| weigh(&applied, id, 1));
+    weigh(&applied, "new", 1);
+    let now = applied.lock().registry.revision();
+    let part = slow.next().await;
+    assert_eq!((part.previous, part.revision), (begun.revision, begun.revision));
+    let told = changes(part);
+    assert!(told[0].after().is_none() && told.iter().all(|event| *event.key() != key("new")));
+    let last = slow.next().await;
+    assert_eq!((last.previous, last.revision), (begun.revision, now));
+    assert_eq!(*changes(last).last().unwrap().key(), key("new"));
 }
 
 /// From many pieces of the ring ago.

@@ -97,6 +97,11 @@ impl Means {
         Self { net, allowed, lookups }
     }
 
+    /// Whether nothing may be probed.
+    pub(super) fn allow_none(&self) -> bool {
+        self.allowed.is_empty()
+    }
+
     /// Probes an instance once, as a check says, within the check's timeout.
     pub(super) async fn probe(
         &self,

@@ -187,7 +187,10 @@ impl Schedule {
                 if !passing && !std::mem::replace(&mut probed.told, true) {
                     tracing::warn!(instance = %probed.key, %failure, "a health check is not made");
                 }
-                return None;
+                if !matches!(failure, Failure::NotAllowed { .. }) {
+                    return None;
+                }
+                probed.streak.bar();
             }
             _ => probed.streak.note(result.is_ok(), &probed.check),
         }
@@ -197,7 +200,7 @@ impl Schedule {
                 probed.reason.get_or_insert_with(reason);
             }
             (Verdict::Failing, Ok(())) => {}
-            (Verdict::Passing | Verdict::Undecided, _) => probed.reason = None,
+            (Verdict::Passing | Verdict::Undecided | Verdict::Barred, _) => probed.reason = None,
         }
         let key = probed.key.clone();
         self.news(&key)
@@ -226,6 +229,22 @@ impl Schedule {
         let (key, incarnation) = (key.clone(), instance.incarnation);
         Some(HealthReport { key, incarnation, health, reason: reason.cloned() })
     }
+}
+
+/// What is to be reported, where nothing may be probed, of what came or changed since `seen`: what
+/// was found while it could be says nothing of now.
+pub(super) fn no_longer_known<'a>(
+    checked: &'a CheckedInstances,
+    seen: &'a CheckedInstances,
+) -> impl Iterator<Item = HealthReport> + use<'a> {
+    let is_known = |instance: &&Arc<Instance>| {
+        instance.health().is_some_and(|health| health != Health::Unknown)
+    };
+    let known = checked.since(seen).filter_map(move |(_, after)| after.filter(is_known));
+    known.map(|instance| {
+        let (key, incarnation) = (instance.key.clone(), instance.incarnation);
+        HealthReport { key, incarnation, health: Health::Unknown, reason: None }
+    })
 }
 
 /// Whether nothing changed that a probe depends on.

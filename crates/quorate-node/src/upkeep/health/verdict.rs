@@ -8,6 +8,8 @@ pub(super) enum Verdict {
     Undecided,
     Passing,
     Failing,
+    /// It may not be made: its target is in none of the allowed networks (any more).
+    Barred,
 }
 
 /// One check's verdict, and how many of its last probes in a row were good or bad.
@@ -30,6 +32,11 @@ impl Streak {
         Self { verdict, good: 0, bad: 0 }
     }
 
+    /// A probe was not allowed: what those before it found together says nothing of now.
+    pub(super) fn bar(&mut self) {
+        self.verdict = Verdict::Barred;
+    }
+
     /// One more probe.
     pub(super) fn note(&mut self, passed: bool, check: &HealthCheck) {
         match passed {
@@ -44,17 +51,23 @@ impl Streak {
     }
 }
 
-/// What the checks of an instance say together; `known` where they say nothing yet.
+/// What the checks of an instance say together; `known` where they say nothing yet. With one that
+/// may not be made, and none that fails, nothing is known: what was may have been of that one.
 pub(super) fn health(checks: impl Iterator<Item = Verdict>, known: Health) -> Health {
-    let mut all_pass = true;
+    let (mut undecided, mut barred) = (false, false);
     for verdict in checks {
         match verdict {
             Verdict::Failing => return Health::Critical,
-            Verdict::Undecided => all_pass = false,
+            Verdict::Undecided => undecided = true,
+            Verdict::Barred => barred = true,
             Verdict::Passing => {}
         }
     }
-    if all_pass { Health::Passing } else { known }
+    match (undecided, barred) {
+        (true, _) => known,
+        (false, true) => Health::Unknown,
+        (false, false) => Health::Passing,
+    }
 }
 
 #[cfg(test)]
@@ -101,13 +114,16 @@ mod tests {
 
     #[test]
     fn one_failing_check_is_enough_and_all_must_pass() {
-        use Verdict::{Failing, Passing, Undecided};
+        use Verdict::{Barred, Failing, Passing, Undecided};
         for (checks, known, expected) in [
             ([Passing, Failing], Health::Passing, Health::Critical),
             ([Undecided, Failing], Health::Unknown, Health::Critical),
             ([Passing, Undecided], Health::Unknown, Health::Unknown),
             ([Passing, Undecided], Health::Critical, Health::Critical),
             ([Passing, Passing], Health::Critical, Health::Passing),
+            ([Barred, Passing], Health::Critical, Health::Unknown),
+            ([Barred, Failing], Health::Unknown, Health::Critical),
+            ([Barred, Undecided], Health::Critical, Health::Critical),
         ] {
             assert_eq!(health(checks.into_iter(), known), expected, "{checks:?}, {known:?}");
         }

@@ -6,6 +6,7 @@ use quorate_state::{
 };
 
 use super::*;
+use crate::api::http::watching::{has_changed, is_other};
 
 const TWO_HOURS: Clock = Clock(7_200_000);
 
@@ -18,8 +19,8 @@ fn at(registry: &mut Registry, clock: Clock, op: Op) -> u64 {
 fn who_knows_of_no_service_has_no_place_of_one() {
     let registry = Registry::new();
     assert_eq!(stands(&registry, 0, None, 0), 0);
-    assert!(has_changed(&registry, 1, Revision(0)));
-    assert!(!has_changed(&registry, 0, Revision(0)));
+    assert!(is_other(&registry, 1, Revision(0)));
+    assert!(!is_other(&registry, 0, Revision(0)));
     assert_eq!(stands(&registry, 0, Some(Revision(0)), 7), 0, "others' changes are none");
 }
 
@@ -44,8 +45,10 @@ fn a_service_that_was_forgotten_is_not_what_a_caller_has_of_it() {
     let now = at(&mut registry, TWO_HOURS, Op::Tick);
     assert!(registry.service(&key.service).is_none(), "it was forgotten");
 
-    assert!(has_changed(&registry, 0, had));
+    assert!(is_other(&registry, 0, had));
+    assert!(has_changed(&registry, &key.service, had), "who waits is woken");
     let stands = stands(&registry, 0, Some(had), now);
     assert!(stands > had.0, "{stands}");
-    assert!(!has_changed(&registry, 0, Revision(stands)), "and from here on, nothing");
+    assert!(!is_other(&registry, 0, Revision(stands)), "and from here on, nothing");
+    assert!(!has_changed(&registry, &key.service, Revision(stands)));
 }

@@ -254,3 +254,54 @@ async fn what_is_gone_or_replaced_is_forgotten() {
     assert_eq!(p.schedule.next(true), None);
     assert!(p.schedule.checks.is_empty() && p.schedule.instances.is_empty());
 }
+
+/// It stayed critical for ever once its network was no longer allowed.
+// S4.13
+#[tokio::test(start_paused = true)]
+async fn of_what_may_not_be_probed_any_more_nothing_is_known() {
+    let not_allowed = || Err(Failure::NotAllowed { address: [127, 0, 0, 1].into() });
+    for known in [Health::Critical, Health::Passing] {
+        let mut p = Probing::new();
+        p.register("a", 1, 2);
+        p.set("a", known);
+        // The next leader.
+        let mut p = Probing { schedule: Schedule::default(), ..p };
+        p.apply(Op::Tick);
+        p.due(5_000, true);
+        if known == Health::Critical {
+            assert_eq!(p.done(1, 1, not_allowed()), None, "the other one may fail");
+            assert_eq!(p.done(1, 2, Ok(())), None, "not passing yet");
+            assert_eq!(p.done(1, 2, Ok(())), Some(Health::Unknown));
+        } else {
+            assert_eq!(p.done(1, 1, not_allowed()), Some(Health::Unknown));
+        }
+        p.set("a", Health::Unknown);
+        assert_eq!(p.done(2, 1, not_allowed()), None, "once");
+        assert_eq!([p.done(3, 2, FAILED), p.done(4, 2, FAILED)], [None, Some(Health::Critical)]);
+        p.set("a", Health::Critical);
+        assert_eq!([p.done(5, 1, Ok(())), p.done(6, 1, Ok(()))], [None, None], "allowed again");
+        assert_eq!([p.done(7, 2, Ok(())), p.done(8, 2, Ok(()))], [None, Some(Health::Passing)]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nothing_may_be_probed_what_was_found_is_found_once() {
+    let mut p = Probing::new();
+    for id in ["a", "b", "c"] {
+        p.register(id, 1, usize::from(id != "c"));
+    }
+    p.set("a", Health::Critical);
+    let told = |p: &Probing, seen: &CheckedInstances| {
+        let checked = p.registry.checked();
+        let reports: Vec<_> = no_longer_known(&checked, seen).collect();
+        assert!(reports.iter().all(|report| report.health == Health::Unknown));
+        reports.iter().map(|report| report.key.id.to_string()).collect::<Vec<_>>()
+    };
+    let nothing = CheckedInstances::default();
+    assert_eq!(told(&p, &nothing), ["a"]);
+    p.set("a", Health::Unknown);
+    assert_eq!(told(&p, &nothing), [""; 0]);
+    let seen = p.registry.checked();
+    p.set("b", Health::Passing);
+    assert_eq!(told(&p, &seen), ["b"], "the last word of a leader that probes");
+}
