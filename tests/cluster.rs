@@ -16,7 +16,7 @@
 //! | `health`, `targets` | active health checks; what they are aimed at |
 //! | `levels` | rolling upgrades there and back; a cluster's level |
 //! | `limits`, `leases`, `reads` | the calls of the registry |
-//! | `rights*`, `guarded` | who may call what, and for how long; a cluster with an access file |
+//! | `rights*`, `guarded`, `issuer` | who may call what, and for how long; an access file; signed tokens |
 //! | `admin`, `inspected`, `snapshots` | status, health, reflection, overrides; who watches; snapshots, backup |
 //! | `clock`, `failover`, `outage` | when leases end, and when not; leaders that stay; all nodes down |
 //! | `metrics`, `http_*` | what the HTTP listener answers; its JSON API |
@@ -70,6 +70,7 @@ mod cluster {
     mod idle;
     mod impostor;
     mod inspected;
+    mod issuer;
     mod joint;
     mod leases;
     mod levels;
@@ -98,6 +99,7 @@ mod cluster {
     mod rights_http;
     mod rights_jwt;
     mod rights_others;
+    mod rights_outside;
     mod rights_parameters;
     mod rolled_back;
     mod rolling;

@@ -1,5 +1,6 @@
 //! A cluster with an access file, and calls with credentials.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use quorate_node::Audit;
@@ -10,6 +11,7 @@ use tonic::Request;
 
 use super::calls::with_timeout;
 use super::harness::{Cluster, SOON, eventually};
+use super::metrics::get;
 
 /// May do everything; in the file of each guarded cluster.
 pub(crate) const ROOT: &str = "qrt_root";
@@ -59,10 +61,44 @@ impl Guarded {
 
     /// The lines of a node's audit log of one method, in order.
     pub(crate) fn audit(&self, id: u64, method: &str) -> Vec<Value> {
+        let mut lines = self.audit_lines(id);
+        lines.retain(|line| line["method"] == method);
+        lines
+    }
+
+    fn audit_lines(&self, id: u64) -> Vec<Value> {
         let text = std::fs::read_to_string(self.dir.path().join(format!("audit-{id}"))).unwrap();
+        assert!(!text.contains("qrt_") && !text.contains("eyJ"), "a token is in it: {text}");
         let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-        let lines = whole.map(|line| serde_json::from_str::<Value>(line).expect(line));
-        lines.filter(|line| line["method"] == method).collect()
+        whole.map(|line| serde_json::from_str(line).expect(line)).collect()
+    }
+
+    /// Waits until each refusal has a line of node 1's audit log, so many of each caller that is
+    /// known, or is counted as left out, which those of strangers may be.
+    pub(crate) async fn each_refusal_is_told(
+        &self,
+        known: &BTreeMap<String, usize>,
+        strangers: usize,
+    ) {
+        let expected = known.values().sum::<usize>() + strangers;
+        let told = eventually("all refusals are told or counted", || async {
+            let metrics = get(self.cluster.http_address(1), "/metrics", Some(ROOT)).await?.body;
+            let left_out = "quorate_audit_left_out_total ";
+            let left_out = metrics.lines().find_map(|line| line.strip_prefix(left_out))?;
+            let left_out: usize = left_out.parse().ok()?;
+            let mut lines = self.audit_lines(1);
+            lines.retain(|line| line["decision"] == "denied");
+            (lines.len() + left_out >= expected).then_some((lines, left_out))
+        });
+        let (lines, left_out) = told.await;
+        let mut found = BTreeMap::new();
+        for line in &lines {
+            let who = line["principal"].as_str().unwrap_or("nobody").to_owned();
+            *found.entry(who).or_insert(0) += 1;
+        }
+        let of_nobody = found.remove("nobody").unwrap_or(0);
+        assert_eq!(found, *known);
+        assert_eq!(of_nobody + left_out, strangers, "{of_nobody} lines, {left_out} left out");
     }
 
     /// The nodes will see it within ten seconds.

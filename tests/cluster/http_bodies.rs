@@ -13,9 +13,11 @@ use tokio::time::{Instant, timeout};
 use tonic::{Code, Request};
 
 use super::calls::renewal;
-use super::guarded::{Guarded, entry};
+use super::guarded::{Guarded, ROOT, entry};
 use super::harness::{Cluster, SOON, eventually};
 use super::http_api::get;
+use super::rights::lease;
+use super::rights_http::{LINES, filled};
 
 const A: &str = "/api/v1/namespaces/default/services/web/instances/a";
 const BODY: &str = r#"{"endpoints":{"http":"http://h:1"}}"#;
@@ -187,6 +189,56 @@ async fn lengths_that_lie_are_refused() {
     timeout(BEFORE_BODIES, stream.read_to_string(&mut refused)).await.expect("it ends").unwrap();
     assert!(refused.is_empty() || is_status(&refused, 400), "{refused}");
     get(http, A).await.refuses(404, "NOT_FOUND", None);
+}
+
+/// CVE-2025-11374, CVE-2025-11375 (Consul): one route read what another refused. Here each refuses
+/// a body that is more than it may be, or answers without one; none waits for what was claimed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_route_waits_for_a_length_that_lies() {
+    let guarded = Guarded::start(1, "").await;
+    let http = guarded.cluster.http_address(1);
+    let lease_id = lease(&guarded, "orders", "a").await;
+    let outside = ["/metrics", "/healthz", "/readyz", "/openapi.json", "/console/", "/nothing"];
+    let outside = outside.map(|path| ("GET", path, "", None));
+    let (too_much, endless) = (vec![b' '; BODY_MAX + 1], "ffffffff\r\n");
+    for line in LINES.iter().chain(&outside) {
+        let (path, _) = filled(line, lease_id);
+        for (length, body) in [
+            ("Content-Length: 1048577", ""),
+            ("Content-Length: 17179869184", ""),
+            ("Transfer-Encoding: chunked", endless),
+        ] {
+            let head = format!(
+                "{} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {ROOT}\r\n\
+                 Content-Type: application/json\r\n{length}\r\n\r\n{body}",
+                line.0
+            );
+            let more: &[u8] = if body == endless { &too_much } else { b"{" };
+            let status = status_of(http, head.as_bytes(), more).await;
+            let reads_none = line.0 == "GET";
+            let is_right = if reads_none { status < 500 } else { status == 413 };
+            assert!(is_right, "{} {path}, {length}: {status}", line.0);
+        }
+    }
+}
+
+/// The status of what is answered first; the node may have had enough before it has all.
+async fn status_of(to: SocketAddr, head: &[u8], more: &[u8]) -> u16 {
+    let mut stream = TcpStream::connect(to).await.unwrap();
+    stream.write_all(head).await.unwrap();
+    let (mut answers, mut rest) = stream.split();
+    let mut status = [0; 12];
+    let read = async {
+        let mut answered = std::pin::pin!(answers.read_exact(&mut status));
+        tokio::select! {
+            read = &mut answered => read,
+            _closed = rest.write_all(more) => answered.await,
+        }
+    };
+    let read = timeout(BEFORE_BODIES, read).await;
+    let head = String::from_utf8_lossy(head);
+    read.unwrap_or_else(|_| panic!("no answer: {head}")).unwrap_or_else(|e| panic!("{e}: {head}"));
+    str::from_utf8(&status[9..]).unwrap().parse().unwrap()
 }
 
 /// What is small on the way could be large: nothing is unpacked, and who packs is told so.

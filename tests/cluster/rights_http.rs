@@ -15,7 +15,7 @@ use super::guarded::{Guarded, ROOT};
 use super::harness::SOON;
 use super::http_described::described;
 use super::metrics::{get, put};
-use super::rights::{NOBODY, ROWS, SOMEBODY, access, lease};
+use super::rights::{NOBODY, ROWS, SOMEBODY, access, lease, refusals};
 
 const ORDERS: &str = "/api/v1/namespaces/{ns}/services/{service}";
 
@@ -137,11 +137,20 @@ fn each_row_has_a_route_or_a_reason() {
 }
 
 /// Sends a request, and reads the head of its answer: a stream has no end. The status and the head.
-async fn begin(to: SocketAddr, line: &str, token: Option<&str>, body: &str) -> (u16, String) {
-    let authorization =
-        token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+pub(crate) async fn begin(
+    to: SocketAddr,
+    line: &str,
+    token: Option<&str>,
+    body: &str,
+) -> (u16, String) {
+    let authorization = token.map(|token| format!("Authorization: Bearer {token}\r\n"));
+    begin_with(to, line, &authorization.unwrap_or_default(), body).await
+}
+
+/// The same, with these headers.
+async fn begin_with(to: SocketAddr, line: &str, headers: &str, body: &str) -> (u16, String) {
     let request = format!(
-        "{line} HTTP/1.0\r\nHost: elsewhere\r\n{authorization}Content-Type: application/json\r\n\
+        "{line} HTTP/1.0\r\nHost: elsewhere\r\n{headers}Content-Type: application/json\r\n\
          Content-Length: {}\r\n\r\n{body}",
         body.len()
     );
@@ -231,9 +240,35 @@ pub(crate) async fn wrong_answers(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_route_takes_those_who_may_and_nobody_else() {
-    let guarded = Guarded::start(1, &access()).await;
+    let guarded = Guarded::start_audited(1, &access()).await;
     let wrong = wrong_answers(&guarded, &NOBODY, &SOMEBODY).await;
     assert!(wrong.is_empty(), "{wrong:#?}");
+    let row = |name: &str| ROWS.iter().find(|(of, ..)| *of == name).expect("a row").1;
+    let known = refusals(LINES.iter().filter_map(|line| line.3).map(row));
+    guarded.each_refusal_is_told(&known, LINES.len() * NOBODY.len()).await;
+}
+
+/// CVE-2024-10006 (Consul): readers of the first of two headers and readers of the last differ. Two
+/// credentials are none, on each route, also those that stream; so it is for calls (`rights.rs`).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_credentials_in_one_request_are_none() {
+    let guarded = Guarded::start(1, &access()).await;
+    let to = guarded.cluster.http_address(1);
+    let lease_id = lease(&guarded, "orders", "a").await;
+    let mut taken = Vec::new();
+    for line in LINES.iter().chain(&[("GET", "/metrics", "", None)]) {
+        let (path, body) = filled(line, lease_id);
+        for (first, second) in [(ROOT, ROOT), (ROOT, "qrt_wrong"), ("qrt_wrong", ROOT), (ROOT, "")]
+        {
+            let headers = [first, second].map(|token| format!("Authorization: Bearer {token}\r\n"));
+            let asked = format!("{} {path}", line.0);
+            let (status, head) = begin_with(to, &asked, &headers.concat(), &body).await;
+            if status != 401 || !head.contains("www-authenticate: bearer") {
+                taken.push(format!("{asked} by {first:?} and {second:?}: {head}"));
+            }
+        }
+    }
+    assert!(taken.is_empty(), "{taken:#?}");
 }
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";

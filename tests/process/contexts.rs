@@ -15,10 +15,20 @@ nodes = "127.0.0.1:9"
 [contexts.there]
 nodes = ["127.0.0.1:10", "127.0.0.1:11"]
 ca = "there.crt"
+
+[contexts.far]
+nodes = "192.0.2.1:9"
 "#;
 
 const NODES: &[(&str, &str)] =
     &[("QUORATE_NODES", "127.0.0.1:13"), ("QUORATE_CONTEXT", "there"), ("QUORATE_CA", "")];
+const CREDENTIALS: &[(&str, &str)] = &[
+    ("QUORATE_CA", "mine.crt"),
+    ("QUORATE_CERT", "mine.crt"),
+    ("QUORATE_KEY", "mine.key"),
+    ("QUORATE_TOKEN_FILE", "mine.token"),
+];
+const TOKEN: &[(&str, &str)] = &[("QUORATE_TOKEN", "qrt_canary"), ("QUORATE_NODES", "192.0.2.1:9")];
 const BOTH: &[(&str, &str)] = &[("QUORATE_NODES", "127.0.0.1:13"), ("QUORATE_CONTEXT", "here")];
 
 fn home(file: Option<&str>) -> TempDir {
@@ -50,7 +60,7 @@ fn a_context_says_where_the_cluster_is_and_flags_and_variables_win() {
         (format!("{services} --context there"), &[], 2, "there.crt: No such file"),
         (format!("--context there {services}"), &[], 2, ".config/quorate/there.crt: No such file"),
         (services.to_owned(), &[("QUORATE_CONTEXT", "there")], 2, "there.crt: No such file"),
-        (format!("{services} --context nowhere"), &[], 2, "there are: here, there"),
+        (format!("{services} --context nowhere"), &[], 2, "there are: far, here, there"),
         // What was exported for another cluster is not for the one that is named.
         (format!("{services} --context here"), NODES, 3, "tried 127.0.0.1:9 ("),
         (format!("--context here {services}"), NODES, 3, "tried 127.0.0.1:9 ("),
@@ -61,6 +71,12 @@ fn a_context_says_where_the_cluster_is_and_flags_and_variables_win() {
             "tried 127.0.0.1:12 (",
         ),
         (services.to_owned(), BOTH, 3, "tried 127.0.0.1:13 ("),
+        // Nor are credentials, where it has none: a token goes to no other machine without TLS.
+        (services.to_owned(), CREDENTIALS, 2, "mine.token: No such file"),
+        (format!("{services} --context here"), CREDENTIALS, 3, "tried 127.0.0.1:9 ("),
+        (format!("{services} --context here --ca my.crt"), CREDENTIALS, 2, "my.crt: No such file"),
+        (services.to_owned(), TOKEN, 2, "--allow-plaintext-token"),
+        (format!("{services} --context far"), TOKEN, 3, "tried 192.0.2.1:9 ("),
         ("certs node x --context there".to_owned(), &[], 2, "unexpected argument"),
     ] {
         let (ended, said) = run(&home, &line, variables);

@@ -9,6 +9,8 @@ mod ends;
 mod half_open;
 #[path = "tls_listeners.rs"]
 mod listeners;
+#[path = "tls_reloaded.rs"]
+mod reloaded;
 #[path = "tls_rotation.rs"]
 mod rotation;
 #[path = "tls_separate.rs"]
@@ -21,9 +23,8 @@ use std::time::Duration;
 use quorate_client::{Client, Consistency, Tls};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, date_time_ymd,
+    KeyUsagePurpose, SanType,
 };
-use rustix::process::Signal;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -251,73 +252,6 @@ fn channel(address: &str, authority: &Authority, shown: &Issued) -> tonic::trans
             Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
         }
     }))
-}
-
-/// A set that cannot be used is refused as a whole, said so once, and what was there stays.
-#[tokio::test(flavor = "multi_thread")]
-async fn files_that_cannot_be_used_change_nothing() {
-    let (authority, other) = (Authority::new("ours"), Authority::new("other"));
-    let (mut cluster, files, _client) = start(&authority, 3_600_000).await;
-    let (good, node) = (authority.node(1), 0);
-    let expired = authority.issue(&["spiffe://quorate/node/1"], |params| {
-        params.not_before = date_time_ymd(2020, 1, 1);
-        params.not_after = date_time_ymd(2021, 1, 1);
-    });
-    let half = &good.cert[..good.cert.len() / 2];
-    let bundle = format!(
-        "{}-----BEGIN CERTIFICATE-----\nbm90IG9uZQ==\n-----END CERTIFICATE-----\n",
-        authority.pem
-    );
-    let leaf = format!("{}{}", authority.pem, authority.client().cert);
-    let damaged = format!("{}{}", authority.pem, other.pem.replacen("-----BEGIN", "----BEGIN", 1));
-    for (what, name, text, words) in [
-        ("half a certificate", "node.crt", half, "cannot be read"),
-        ("another key", "node.key", authority.node(1).key.as_str(), "not the certificate's"),
-        ("one that has expired", "node.crt", expired.cert.as_str(), "expired"),
-        ("another node's", "node.crt", authority.node(2).cert.as_str(), "not the certificate's"),
-        ("another authority's", "ca.crt", other.pem.as_str(), "UnknownIssuer"),
-        ("a part that is none", "ca.crt", bundle.as_str(), "certificate 2 in it"),
-        ("a client's as an authority's", "ca.crt", leaf.as_str(), "2 in it is no authority's"),
-        (
-            "a part without its frame",
-            "ca.crt",
-            damaged.as_str(),
-            "begin or end a certificate, and 1 whole",
-        ),
-    ] {
-        if what == "one that has expired" {
-            files[0].put("node.key", &expired.key);
-        }
-        files[0].put(name, text);
-        let before = cluster.nodes[node].log_text().matches("cannot be used").count();
-        cluster.nodes[node].process().signal(Signal::HUP);
-        eventually(what, SOON, async || {
-            let log = cluster.nodes[node].log_text();
-            let said: Vec<&str> =
-                log.lines().filter(|line| line.contains("cannot be used")).collect();
-            match said.len() > before && said.last().is_some_and(|line| line.contains(words)) {
-                true => Ok(()),
-                false => Err(format!("{said:?}")),
-            }
-        })
-        .await;
-        let address = cluster.nodes[node].clients.clone();
-        is_served(&address, &authority.pem, Some(&authority.client())).await.expect(what);
-        let refused = files[0].metric(&authority, "quorate_tls_files_refused").await;
-        assert_eq!(refused.as_deref(), Ok("1"), "{what}");
-        files[0].put_all(&good, &authority.pem);
-        cluster.nodes[node].process().signal(Signal::HUP);
-        eventually("good files again", SOON, async || {
-            let log = cluster.nodes[node].log_text();
-            match log.lines().rfind(|line| line.contains("TLS:")) {
-                Some(line) if line.contains("in use") => Ok(()),
-                last => Err(format!("{last:?}")),
-            }
-        })
-        .await;
-        let refused = files[0].metric(&authority, "quorate_tls_files_refused").await;
-        assert_eq!(refused.as_deref(), Ok("0"), "{what}");
-    }
 }
 
 /// A node that others could reach without TLS says both ways out, and does not start.

@@ -77,6 +77,11 @@ impl Authority {
 
     /// Its list of the revoked ones, PEM.
     pub(super) fn list(&self, number: u64, revoked: &[u64]) -> String {
+        self.list_until(2060, number, revoked)
+    }
+
+    /// The same, which another one should have followed by this year.
+    pub(super) fn list_until(&self, year: i32, number: u64, revoked: &[u64]) -> String {
         let revoked = revoked.iter().map(|serial| RevokedCertParams {
             serial_number: SerialNumber::from(*serial),
             revocation_time: date_time_ymd(2026, 1, 1),
@@ -84,8 +89,8 @@ impl Authority {
             invalidity_date: None,
         });
         let list = CertificateRevocationListParams {
-            this_update: date_time_ymd(2026, 1, 1),
-            next_update: date_time_ymd(2060, 1, 1),
+            this_update: date_time_ymd(2020, 1, 1),
+            next_update: date_time_ymd(year, 1, 1),
             crl_number: SerialNumber::from(number),
             issuing_distribution_point: None,
             revoked_certs: revoked.collect(),

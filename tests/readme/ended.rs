@@ -91,11 +91,14 @@ pub(super) fn somebody_lives(walking: &mut Running, directory: &Path, ports: Por
     });
 }
 
-/// The commands of docs/security.md that make a cluster: its certificates, and all else but those
-/// that replace a node.
+/// The commands of docs/security.md that make a cluster, in one section: its certificates, and all
+/// else but those that replace a node.
 pub(super) fn secured() -> (String, String) {
     let security = text_of("docs/security.md");
-    let shell = blocks(&security).into_iter().filter(|block| block.language == "sh");
+    let mut shell = blocks(&security);
+    shell.retain(|block| block.language == "sh");
+    let section = shell.first().expect("there are commands").section;
+    let shell = shell.into_iter().filter(|block| block.section == section);
     let mut shell = shell.map(|block| block.text).filter(|text| !text.contains("node 4"));
     let certs = shell.next().expect("its first commands make the certificates");
     (certs, shell.collect())

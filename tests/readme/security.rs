@@ -1,5 +1,5 @@
-//! docs/security.md: its way "from nothing" is walked as a newcomer would, from an empty directory,
-//! with its commands only.
+//! docs/security.md is walked as a newcomer would, from an empty directory, with its commands only:
+//! from nothing to a cluster, then all that is rotated, then all that is revoked.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,7 +13,7 @@ use crate::text_of;
 const BEGIN: &str = "set -eu\ntrap 'kill $(jobs -p); wait' EXIT\n";
 
 #[test]
-fn a_cluster_is_secured_from_nothing() {
+fn a_cluster_is_secured_from_nothing_rotated_and_revoked() {
     let text = text_of("docs/security.md");
     let shell = blocks(&text).into_iter().filter(|block| block.language == "sh");
     let commands: String = shell.map(|block| block.text).collect();
@@ -32,8 +32,19 @@ fn a_cluster_is_secured_from_nothing() {
     bash.env("PATH", path).env("HOME", directory.path());
     let said = Running::start(bash, directory.path(), "walk").succeed();
     let promises = ["spiffe://prod/node/3", "follower", "registered orders/orders-1"];
-    for promised in promises.into_iter().chain(["node 4 is in, node 3 is out"]) {
+    let later = ["node 4 is in, node 3 is out", "certs-new/node-4.crt", "it cannot connect"];
+    for promised in promises.into_iter().chain(later) {
         assert!(said.contains(promised), "the walk said no {promised:?}: {said}");
+    }
+    // What is revoked is refused for that, and in this order: a token, a certificate.
+    let errors = file_text(&directory.path().join("walk.err"));
+    let words = ["the credential is not known here", "certificate has been revoked"];
+    let at = words.map(|words| errors.rfind(words).unwrap_or_else(|| panic!("{words}: {errors}")));
+    assert!(at[0] < at[1], "{errors}");
+    let logs = [1, 2].map(|id| file_text(&directory.path().join(format!("node-{id}.log"))));
+    for (id, used) in [(1, 6), (2, 5)] {
+        let found = logs[id - 1].matches("new certificates are in use").count();
+        assert!(found >= used, "node {id} used {found} sets: {}", logs[id - 1]);
     }
     let fetched = said.split("ENDPOINTS").nth(1).unwrap();
     assert!(
@@ -41,4 +52,8 @@ fn a_cluster_is_secured_from_nothing() {
         "{said}"
     );
     ports.are_free_again(&said);
+}
+
+fn file_text(path: &Path) -> String {
+    String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned()
 }

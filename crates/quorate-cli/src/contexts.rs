@@ -1,7 +1,7 @@
 //! Named clusters: `~/.config/quorate/config.toml` says where their nodes are, and which
 //! credentials this client has there. Flags win over variables, and both over the context; but one
-//! that a flag names wins over variables, which were set for another command. Holds no secrets,
-//! only where they are.
+//! that a flag names wins over variables, which were set for another command, and no CA and no
+//! credential of a variable is used with it. Holds no secrets, only where they are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -171,26 +171,18 @@ fn chosen(file: Option<&str>, name: Option<&str>) -> Result<Option<(String, Cont
     Err(format!("{as_default}there is no context \"{name}\"; there are: {all}"))
 }
 
-/// Forgets what variables say where the context says it, too. As whom a command is made is one
-/// thing: a token of a variable would be what a call is judged by, not the context's certificate.
+/// Forgets what variables say of the cluster where the context says it, and all that they say of
+/// whom to trust there and as whom a command is made: what was exported for one cluster is not to
+/// be sent to another that was named, also where its context has no credentials.
 fn make_way(args: &mut ClientArgs, context: &Context, of_variables: &OfVariables) {
-    let Context { nodes, namespace, ca, cert, key, token_file } = context;
-    if nodes.is_some() && of_variables.has("nodes") {
-        args.nodes = None;
-    }
-    if namespace.is_some() && of_variables.has("namespace") {
-        args.namespace = None;
-    }
-    if ca.is_some() && of_variables.has("ca") {
-        args.ca = None;
-    }
-    if [cert, key, token_file].iter().all(|file| file.is_none()) {
-        return;
-    }
+    let has = |id| of_variables.has(id);
+    args.nodes.take_if(|_| context.nodes.is_some() && has("nodes"));
+    args.namespace.take_if(|_| context.namespace.is_some() && has("namespace"));
     args.ignores_token = true;
-    args.token_file.take_if(|_| of_variables.has("token_file"));
+    args.token_file.take_if(|_| has("token_file"));
+    args.ca.take_if(|_| has("ca"));
     // They belong together: the one of a variable goes with the other of a flag.
-    let is_flag = |file: &Option<PathBuf>, id| file.is_some() && !of_variables.has(id);
+    let is_flag = |file: &Option<PathBuf>, id| file.is_some() && !has(id);
     if !is_flag(&args.cert, "cert") && !is_flag(&args.key, "key") {
         (args.cert, args.key) = (None, None);
     }
@@ -323,11 +315,16 @@ mod tests {
             assert!(!mine.ignores_token);
         }
 
-        // What it does not say, variables say.
+        // What it does not say of the cluster, variables say; not whom to trust, and as whom.
         let dev = with("--context dev", &all);
         assert_eq!((dev.nodes().len(), dev.namespace()), (2, "n"));
-        assert_eq!((dev.cert, dev.token_file), (path("d"), path("f")));
-        assert!(!dev.ignores_token);
+        assert_eq!((dev.ca, dev.cert, dev.key, dev.token_file), (None, None, None, None));
+        assert!(dev.ignores_token);
+        let mine = with("--context dev", &["nodes", "namespace"]);
+        assert_eq!((mine.ca, mine.cert, mine.token_file), (path("c"), path("d"), path("f")));
+        // None is no context.
+        let none = with("--context ''", &all);
+        assert!(none.cert == path("d") && none.token_file == path("f") && !none.ignores_token);
     }
 
     #[test]

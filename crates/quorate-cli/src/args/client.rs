@@ -18,7 +18,9 @@ const NAMESPACE: &str = "default";
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ClientArgs {
     /// A cluster by its name in ~/.config/quorate/config.toml, which has its nodes, namespace,
-    /// certificates and token file; '' for none. Named here, it wins over variables, not over flags
+    /// certificates and token file; '' for none. Named here, it wins over variables, not over
+    /// flags; a CA, certificate, key or token of a variable is not used then, even where it has
+    /// none
     #[arg(long, env = "QUORATE_CONTEXT", value_name = "NAME")]
     pub(crate) context: Option<String>,
     /// Addresses of nodes, tried in this order; a bare port has the previous host [default:

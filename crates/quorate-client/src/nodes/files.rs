@@ -243,6 +243,41 @@ mod tests {
         assert!(number(&path).unwrap_err().contains("more than 1048576 bytes"));
     }
 
+    /// Kubernetes replaces a link to a directory of files; a mount that fails leaves none, or an
+    /// empty file.
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn mounted_files_are_followed_and_one_before_stays() {
+        use std::os::unix::fs::symlink;
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let lead_to = |set: &str| {
+            symlink(set, path("..data_tmp")).unwrap();
+            std::fs::rename(path("..data_tmp"), path("..data")).unwrap();
+        };
+        for (set, text) in [("..1", "1"), ("..2", "2"), ("..empty", ""), ("..half", "x")] {
+            std::fs::create_dir(path(set)).unwrap();
+            std::fs::write(path(set).join("number"), text).unwrap();
+        }
+        std::fs::create_dir_all(path("..directory").join("number")).unwrap();
+        symlink("..data/number", path("number")).unwrap();
+        lead_to("..1");
+        let kept = number(&path("number")).unwrap();
+        for (set, expected) in [
+            ("..2", (2, 1)),
+            ("..gone", (2, 1)),
+            ("..empty", (2, 1)),
+            ("..half", (2, 1)),
+            ("..directory", (2, 1)),
+            ("..1", (1, 2)),
+        ] {
+            lead_to(set);
+            kept.reread().await;
+            assert_eq!((*kept.now(), kept.changes()), expected, "{set}");
+        }
+    }
+
     /// A pipe that nobody writes to is read for as long as a file on a mount that hangs.
     #[cfg(unix)]
     #[tokio::test]

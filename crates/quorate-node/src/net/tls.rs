@@ -186,11 +186,14 @@ impl Tls {
         (None, fault)
     }
 
-    /// Says in the log, if it is time, that this node's certificate ends.
+    /// Says in the log, if it is time, that this node's certificate ends, and that revocation lists
+    /// are overdue.
     pub(crate) fn tell_end(&self) {
-        if let Some(lifetime) = self.loaded.load().lifetime {
-            self.told.end(lifetime, wall::now());
+        let (loaded, now) = (self.loaded.load(), wall::now());
+        if let Some(lifetime) = loaded.lifetime {
+            self.told.end(lifetime, now);
         }
+        self.told.overdue(loaded.overdue(now));
     }
 
     /// Seconds until this node's certificate ends, negative when it has; `None`: it does not say.

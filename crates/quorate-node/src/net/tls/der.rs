@@ -101,6 +101,8 @@ pub(super) struct ListAge {
     /// Big-endian, without zeros in front.
     pub(super) number: Vec<u8>,
     pub(super) this_update: Seconds,
+    /// By when its authority makes the next one.
+    pub(super) next_update: Option<Seconds>,
 }
 
 impl ListAge {
@@ -116,12 +118,14 @@ pub(super) fn list_age(mut list: &[u8]) -> Option<ListAge> {
     take(&mut signed, INTEGER);
     let (_algorithm, _issuer) = (take(&mut signed, SEQUENCE)?, take(&mut signed, SEQUENCE)?);
     let this_update = time(&mut signed)?;
+    // `nextUpdate` and what is revoked may not be there.
+    let next_update = time(&mut signed);
     let digits = match extension(signed, FIELD_0, CRL_NUMBER) {
         Some(mut value) => take(&mut value, INTEGER)?,
         None => &[],
     };
     let number = digits.iter().copied().skip_while(|digit| *digit == 0).collect();
-    Some(ListAge { number, this_update })
+    Some(ListAge { number, this_update, next_update })
 }
 
 /// What is signed, how, and the signature.
@@ -256,9 +260,13 @@ mod tests {
             let age = list_age(&list(number, revoked)).unwrap();
             let digits = number.to_be_bytes();
             let digits: Vec<u8> = digits.into_iter().skip_while(|digit| *digit == 0).collect();
-            assert_eq!(age, ListAge { number: digits, this_update: IN_2027 });
+            let next_update = Some(IN_2060);
+            assert_eq!(age, ListAge { number: digits, this_update: IN_2027, next_update });
         }
-        let age = |number: &[u8], this_update| ListAge { number: number.to_vec(), this_update };
+        let age = |number: &[u8], this_update| {
+            let next_update = None;
+            ListAge { number: number.to_vec(), this_update, next_update }
+        };
         assert!(age(&[255], 9).is_before(&age(&[1, 0], 9)));
         assert!(age(&[2], 8).is_before(&age(&[1], 9)));
         assert!(!age(&[1], 9).is_before(&age(&[1], 9)));

@@ -25,6 +25,7 @@ use crate::net::tls::der::{self, Lifetime, ListAge};
 use crate::net::tls::error::{ListError, Problem, TlsError};
 use crate::net::tls::{WallTime, lists, verify, wall_time};
 use crate::runtime::{self, Unread};
+use crate::wall::Seconds;
 
 /// The protocol that the listeners for clients and peers speak (ALPN).
 pub(super) const H2: &[u8] = b"h2";
@@ -63,6 +64,13 @@ pub(super) struct Loaded {
     lists: BTreeMap<Vec<u8>, ListAge>,
     /// Sets are numbered as they come into use.
     pub(super) set: u64,
+}
+
+impl Loaded {
+    /// Whose revocation lists are overdue.
+    pub(super) fn overdue(&self, now: Seconds) -> Vec<String> {
+        lists::overdue(&self.lists, now)
+    }
 }
 
 /// The settings for dialling one node, or any; made once.

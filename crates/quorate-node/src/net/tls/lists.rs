@@ -12,6 +12,7 @@ use crate::net::tls::der::{self, ListAge, Signed};
 use crate::net::tls::error::ListError;
 use crate::net::tls::files::provider;
 use crate::net::tls::verify;
+use crate::wall::Seconds;
 
 /// The keys of the authorities whose lists are taken, by subject. While an authority is replaced,
 /// two may have the same name.
@@ -32,6 +33,18 @@ pub(super) fn authorities<'a>(
     authorities
 }
 
+/// Whose list should have been followed by another before now. It is used nevertheless: what was
+/// revoked stays so, and that an authority is late shuts nobody out.
+pub(super) fn overdue(lists: &BTreeMap<Vec<u8>, ListAge>, now: Seconds) -> Vec<String> {
+    let late = lists.iter().filter(|(_, age)| age.next_update.is_some_and(|next| next < now));
+    late.map(|(issuer, _)| name(issuer)).collect()
+}
+
+/// Of an authority, by its subject, for messages.
+fn name(issuer: &[u8]) -> String {
+    verify::common_name(issuer).unwrap_or_else(|| "an authority".to_owned())
+}
+
 /// How new the lists are, by authority.
 ///
 /// # Errors
@@ -44,8 +57,6 @@ pub(super) fn check(
     before: Option<&BTreeMap<Vec<u8>, ListAge>>,
 ) -> Result<BTreeMap<Vec<u8>, ListAge>, ListError> {
     let mut lists: BTreeMap<Vec<u8>, ListAge> = BTreeMap::new();
-    let name =
-        |issuer: &[u8]| verify::common_name(issuer).unwrap_or_else(|| "an authority".to_owned());
     for (at, der) in (1..).zip(crls) {
         let list = BorrowedCertRevocationList::from_der(der);
         let list = list.map_err(|source| ListError::Unreadable { at, source })?;

@@ -1,5 +1,5 @@
-//! What the log is told of TLS beside its files: handshakes that were refused, and a certificate of
-//! this node's own that ends.
+//! What the log is told of TLS beside its files: handshakes that were refused, a certificate of
+//! this node's own that ends, and revocation lists that are overdue.
 
 use std::fmt::Display;
 use std::io;
@@ -28,6 +28,7 @@ const DAY: Seconds = 24 * 60 * 60;
 pub(super) struct Told {
     refused: Mutex<Refused>,
     end: Mutex<Option<(Instant, u64)>>,
+    overdue: Mutex<Option<(Instant, Vec<String>)>>,
 }
 
 #[derive(Debug, Default)]
@@ -98,6 +99,22 @@ impl Told {
                 hours,
                 "this node's certificate ends soon: put another in its place"
             ),
+        }
+    }
+
+    /// Says, if it is time, whose revocation lists are overdue.
+    pub(super) fn overdue(&self, of: Vec<String>) {
+        let mut overdue = self.overdue.lock().expect("invariant: nothing panics under this lock");
+        let told =
+            overdue.as_ref().is_some_and(|(at, before)| at.elapsed() < END_EVERY && *before == of);
+        if of.is_empty() {
+            *overdue = None;
+        } else if !told {
+            tracing::warn!(
+                ?of,
+                "revocation lists are overdue, and stay in use: put the newest of these authorities in their place"
+            );
+            *overdue = Some((Instant::now(), of));
         }
     }
 }
