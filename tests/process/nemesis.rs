@@ -1,29 +1,30 @@
 //! Everything at once: nodes are killed, paused, cut off and replaced by new ones, and the lead
 //! moves, while many write to the same instances and read them, some through the client crate
-//! (which tries again by itself), some with the generated stub. Afterwards a checker looks at all
-//! answers: every write was done once at most, all happened in one order, and that order is the one
-//! in which calls followed each other (linearizability; revisions are the witness of the order).
+//! (which tries again by itself), some with the generated stub. Watchers, one at each place, go on
+//! from the revision where they were: what one of them misses, another gets. Afterwards a checker
+//! looks at all answers and at all changes: every change was asked for, every write was done once
+//! at most, all happened in one order, and that order is the one in which calls followed each other
+//! (linearizability; revisions are the witness of the order).
 //!
 //! `QUORATE_NEMESIS_SECONDS=1800 cargo test -p quorate-cli --test process nemesis -- --nocapture`
 //! runs for that long; `QUORATE_NEMESIS_SEED` chooses other faults.
+//!
+//! | file | duty |
+//! |---|---|
+//! | `traffic` | who writes, reads and watches |
+//! | `checker` | what is wrong with what they saw |
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use quorate_client::{Client, Update};
 use quorate_proto::v1::admin_client::AdminClient;
-use quorate_proto::v1::registry_client::RegistryClient;
-use quorate_proto::v1::{
-    Consistency, DeregisterRequest, FetchRequest, InstanceRef, InstanceSpec, RegisterRequest,
-    ReplaceNodeRequest, ResponseHeader, TransferLeaderRequest, UpdateRequest,
-};
+use quorate_proto::v1::{RegisterRequest, ReplaceNodeRequest, TransferLeaderRequest};
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use tokio::task::JoinSet;
-use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tonic::Request;
 
 use crate::cluster::{Cluster, Settings};
 use crate::raw::spec;
@@ -31,8 +32,13 @@ use crate::wait::{eventually, time_passes};
 
 #[path = "nemesis/checker.rs"]
 mod checker;
+#[path = "nemesis/traffic.rs"]
+mod traffic;
 
-use self::checker::{Call, Seen, check};
+use self::checker::{Answer, Call, Seen, Write, check};
+use self::traffic::{
+    ATTEMPT, Shared, name, read, read_once, watch, write_as_client, write_as_stranger,
+};
 
 const INSTANCES: usize = 4;
 const WRITERS: usize = 12;
@@ -42,13 +48,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const TTL_MS: u64 = 86_400_000;
 /// Some elections, a snapshot, and the retries between, on a busy machine.
 const REPLACED_WITHIN: Duration = Duration::from_secs(60);
-
-#[derive(Clone)]
-struct Shared {
-    stop: Arc<AtomicBool>,
-    weights: Arc<AtomicU32>,
-    calls: Arc<Mutex<Vec<Call>>>,
-}
+/// Watchers have the last change, on a busy machine.
+const TOLD_WITHIN: Duration = Duration::from_secs(30);
+/// A fault that did not come about is tried again as often, where each kind is to be there.
+const TRIES: usize = 20;
+/// Of each kind of call that is answered as it should be, at least: with fewer, nothing is shown.
+/// On two busy cores, there are 380 to 880 of each in 15 s.
+const ANSWERED_MIN: usize = 50;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
@@ -60,17 +66,14 @@ async fn writes_are_done_once_and_in_order_whatever_happens_to_the_nodes() {
     let seed = number("QUORATE_NEMESIS_SEED").unwrap_or(1);
     let mut cluster =
         Cluster::start_with(3, Settings { cuttable: true, ..Settings::default() }).await;
-    let client = cluster.client().build().unwrap();
+    let client = cluster.client().attempt_timeout(ATTEMPT).build().unwrap();
     let mut registry = cluster.nodes[0].registry();
     let instances = (0..INSTANCES).map(|at| spec("web", &name(at))).collect();
     let request = RegisterRequest { instances, ttl_ms: TTL_MS, ..RegisterRequest::default() };
     registry.register(request).await.unwrap();
-    let shared = Shared {
-        stop: Arc::default(),
-        weights: Arc::new(AtomicU32::new(1_000)),
-        calls: Arc::default(),
-    };
-    let mut work = JoinSet::new();
+    let shared = Shared::default();
+    read_once(&mut registry, &shared).await.expect("what is there to begin with");
+    let (mut work, mut watchers) = (JoinSet::new(), JoinSet::new());
     for writer in 0..WRITERS {
         let rng = StdRng::seed_from_u64(seed ^ (writer as u64 + 1) << 32);
         let nodes = cluster.nodes.iter().map(|node| node.registry()).collect();
@@ -83,84 +86,144 @@ async fn writes_are_done_once_and_in_order_whatever_happens_to_the_nodes() {
         let nodes = cluster.nodes.iter().map(|node| node.registry()).collect();
         work.spawn(read(nodes, reader, shared.clone()));
     }
+    for (at, node) in cluster.nodes.iter().enumerate() {
+        watchers.spawn(watch(at, node.registry(), shared.clone()));
+    }
     let faults = trouble(&mut cluster, time, StdRng::seed_from_u64(seed)).await;
     shared.stop.store(true, Ordering::Relaxed);
     work.join_all().await;
     cluster.leader().await;
-    let mut last = [cluster.nodes[0].registry(), cluster.nodes[1].registry()];
-    for registry in &mut last {
-        read_once(registry, &shared).await.expect("a read of the whole cluster");
+    for node in &cluster.nodes[..2] {
+        read_once(&mut node.registry(), &shared).await.expect("a read of the whole cluster");
     }
+    shared.all_is_told(cluster.nodes.len()).await;
+    drop(watchers);
     let calls = shared.calls.lock().unwrap();
-    let acknowledged =
-        calls.iter().filter(|call| matches!(call.seen, Seen::Write { revision: Some(_), .. }));
+    let told = shared.told.lock().unwrap();
+    let counts = Counts::of(&calls);
     eprintln!(
-        "measured: {} calls, {} acknowledged writes with their revisions, faults (seed {seed}): {faults:?}",
+        "measured: {} calls, {} changes told, {counts:?}, faults (seed {seed}): {faults:?}",
         calls.len(),
-        acknowledged.count(),
+        told.len(),
     );
-    let wrong = check(&calls);
+    let wrong = check(&calls, &told);
     assert!(
         wrong.is_empty(),
         "{} things wrong:\n{}",
         wrong.len(),
         wrong[..wrong.len().min(20)].join("\n")
     );
-    assert!(calls.len() > 100, "nothing was done: {} calls", calls.len());
-}
-
-fn name(instance: usize) -> String {
-    format!("i{instance}")
-}
-
-/// Disturbs one node at a time, so that a quorum can always come together.
-async fn trouble(
-    cluster: &mut Cluster,
-    time: Duration,
-    mut rng: StdRng,
-) -> BTreeMap<&'static str, usize> {
-    let until = Instant::now() + time;
-    let mut faults = BTreeMap::new();
-    while Instant::now() < until {
-        let at = rng.random_range(0..cluster.nodes.len());
-        let lasting = Duration::from_millis(rng.random_range(50..1_500));
-        // A replacement takes longer than the rest.
-        let fault = match rng.random_range(0..13) {
-            0..3 => {
-                cluster.nodes[at].kill();
-                time_passes(lasting).await;
-                cluster.nodes[at].start();
-                "kill -9"
-            }
-            3..6 => {
-                cluster.nodes[at].pause();
-                time_passes(lasting).await;
-                cluster.nodes[at].go_on();
-                "pause"
-            }
-            6..9 => {
-                cluster.nodes[at].cut_off();
-                time_passes(lasting).await;
-                cluster.nodes[at].reconnect();
-                "cut"
-            }
-            9..12 => {
-                let mut admin = AdminClient::new(cluster.nodes[at].channel());
-                let mut request = Request::new(TransferLeaderRequest { to_id: 0 });
-                request.set_timeout(PATIENCE);
-                let _refused_is_fine = admin.transfer_leader(request).await;
-                "transfer"
-            }
-            _ => {
-                cluster.nodes[at].kill();
-                replace(cluster, at).await;
-                "replace"
-            }
-        };
-        *faults.entry(fault).or_insert(0) += 1;
-        time_passes(Duration::from_millis(rng.random_range(50..700))).await;
+    let least = [counts.reads, counts.by_stub, counts.by_client].into_iter().min();
+    assert!(least >= Some(ANSWERED_MIN), "too little was done to show anything: {counts:?}");
+    for fault in FAULTS {
+        assert!(faults.get(&fault) >= Some(&1), "no {fault:?} took effect: {faults:?}");
     }
-    faults
+}
+
+/// How many calls were answered as they should be: reads, and writes of either kind.
+#[derive(Debug, Default)]
+struct Counts {
+    reads: usize,
+    by_stub: usize,
+    by_client: usize,
+    refused: usize,
+}
+
+impl Counts {
+    fn of(calls: &[Call]) -> Self {
+        let mut counts = Self::default();
+        for call in calls {
+            let count = match &call.seen {
+                Seen::Read { .. } => &mut counts.reads,
+                Seen::Write(Write { answer: Answer::Done(Some(_)), .. }) => &mut counts.by_stub,
+                Seen::Write(Write { answer: Answer::Done(None), .. }) => &mut counts.by_client,
+                Seen::Write(Write { answer: Answer::Refused { .. }, .. }) => &mut counts.refused,
+                Seen::Write(Write { answer: Answer::Unknown, .. }) => continue,
+            };
+            *count += 1;
+        }
+        counts
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fault {
+    Kill,
+    Pause,
+    Cut,
+    Transfer,
+    Replace,
+}
+
+const FAULTS: [Fault; 5] = [Fault::Kill, Fault::Pause, Fault::Cut, Fault::Transfer, Fault::Replace];
+
+/// Disturbs one node at a time, so that a quorum can always come together: once in each way, in any
+/// order, then as it comes. How often each took effect.
+async fn trouble(cluster: &mut Cluster, time: Duration, mut rng: StdRng) -> BTreeMap<Fault, usize> {
+    let until = Instant::now() + time;
+    let mut first = FAULTS.to_vec();
+    first.shuffle(&mut rng);
+    let mut faults = BTreeMap::new();
+    loop {
+        let (fault, tries) = match first.pop() {
+            Some(fault) => (fault, TRIES),
+            None if Instant::now() >= until => return faults,
+            None => (any_fault(&mut rng), 1),
+        };
+        for _ in 0..tries {
+            let took_effect = disturb(cluster, fault, &mut rng).await;
+            time_passes(Duration::from_millis(rng.random_range(50..700))).await;
+            if took_effect {
+                *faults.entry(fault).or_insert(0) += 1;
+                break;
+            }
+        }
+    }
+}
+
+/// A replacement takes longer than the rest.
+fn any_fault(rng: &mut StdRng) -> Fault {
+    match rng.random_range(0..13) {
+        0..3 => Fault::Kill,
+        3..6 => Fault::Pause,
+        6..9 => Fault::Cut,
+        9..12 => Fault::Transfer,
+        _ => Fault::Replace,
+    }
+}
+
+/// Whether it took effect.
+async fn disturb(cluster: &mut Cluster, fault: Fault, rng: &mut StdRng) -> bool {
+    let at = rng.random_range(0..cluster.nodes.len());
+    let lasting = Duration::from_millis(rng.random_range(50..1_500));
+    match fault {
+        Fault::Kill => {
+            cluster.nodes[at].kill();
+            time_passes(lasting).await;
+            cluster.nodes[at].start();
+        }
+        Fault::Pause => {
+            cluster.nodes[at].pause();
+            time_passes(lasting).await;
+            cluster.nodes[at].go_on();
+        }
+        Fault::Cut => {
+            cluster.nodes[at].cut_off();
+            time_passes(lasting).await;
+            cluster.nodes[at].reconnect();
+        }
+        Fault::Transfer => {
+            let mut admin = AdminClient::new(cluster.nodes[at].channel());
+            let mut request = Request::new(TransferLeaderRequest { to_id: 0 });
+            request.set_timeout(PATIENCE);
+            return admin.transfer_leader(request).await.is_ok();
+        }
+        Fault::Replace => {
+            cluster.nodes[at].kill();
+            replace(cluster, at).await;
+        }
+    }
+    true
 }
 
 /// A new machine takes the place of a dead one.
@@ -179,117 +242,4 @@ async fn replace(cluster: &mut Cluster, at: usize) {
         replaced.map_err(|status| status.to_string())
     })
     .await;
-}
-
-impl Shared {
-    fn new_weight(&self) -> u32 {
-        self.weights.fetch_add(1, Ordering::Relaxed)
-    }
-
-    fn note(&self, begun: Instant, ended: Option<Instant>, seen: Seen) {
-        self.calls.lock().unwrap().push(Call { begun, ended, seen });
-    }
-}
-
-/// The client crate returns no revision, only that it was done.
-async fn write_as_client(client: Client, writer: usize, shared: Shared) {
-    let mut instance = writer % INSTANCES;
-    while !shared.stop.load(Ordering::Relaxed) {
-        instance = (instance + 1) % INSTANCES;
-        let (weight, begun) = (shared.new_weight(), Instant::now());
-        let done = client.update("web", &name(instance), &Update::new().weight(weight)).await;
-        let ended = done.is_ok().then(Instant::now);
-        let (revision, refused, removes) = (None, false, false);
-        shared.note(begun, ended, Seen::Write { instance, weight, revision, refused, removes });
-    }
-}
-
-/// Calls any node, and never again: it updates, registers anew, or deregisters.
-async fn write_as_stranger(
-    mut nodes: Vec<RegistryClient<Channel>>,
-    writer: usize,
-    mut rng: StdRng,
-    shared: Shared,
-) {
-    let mut instance = writer % INSTANCES;
-    while !shared.stop.load(Ordering::Relaxed) {
-        instance = (instance + 1) % INSTANCES;
-        let (weight, begun) = (shared.new_weight(), Instant::now());
-        let at = rng.random_range(0..nodes.len());
-        let what = rng.random_range(0..10);
-        let removes = what == 0;
-        let answer = match what {
-            0 => deregister(&mut nodes[at], instance).await,
-            1..4 => register(&mut nodes[at], instance, weight).await,
-            _ => update(&mut nodes[at], instance, weight).await,
-        };
-        let (revision, refused) = match answer {
-            Ok(header) => (header.map(|header| header.revision), false),
-            Err(status) => {
-                // Not to spin where a node is down.
-                time_passes(Duration::from_millis(20)).await;
-                (None, matches!(status.code(), Code::NotFound | Code::FailedPrecondition))
-            }
-        };
-        let ended = revision.map(|_| Instant::now());
-        shared.note(begun, ended, Seen::Write { instance, weight, revision, refused, removes });
-    }
-}
-
-type Written = Result<Option<ResponseHeader>, Status>;
-
-fn soon<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.set_timeout(PATIENCE);
-    request
-}
-
-fn named(instance: usize) -> InstanceRef {
-    InstanceRef { service: "web".to_owned(), id: name(instance), incarnation: 0 }
-}
-
-async fn update(node: &mut RegistryClient<Channel>, instance: usize, weight: u32) -> Written {
-    let instance = Some(named(instance));
-    let request = UpdateRequest { instance, weight: Some(weight), ..UpdateRequest::default() };
-    Ok(node.update(soon(request)).await?.into_inner().header)
-}
-
-async fn register(node: &mut RegistryClient<Channel>, instance: usize, weight: u32) -> Written {
-    let instances = vec![InstanceSpec { weight: Some(weight), ..spec("web", &name(instance)) }];
-    let request = RegisterRequest { instances, ttl_ms: TTL_MS, ..RegisterRequest::default() };
-    Ok(node.register(soon(request)).await?.into_inner().header)
-}
-
-async fn deregister(node: &mut RegistryClient<Channel>, instance: usize) -> Written {
-    let instances = vec![named(instance)];
-    let request = DeregisterRequest { instances, ..DeregisterRequest::default() };
-    Ok(node.deregister(soon(request)).await?.into_inner().header)
-}
-
-async fn read(mut nodes: Vec<RegistryClient<Channel>>, reader: usize, shared: Shared) {
-    let mut at = reader;
-    while !shared.stop.load(Ordering::Relaxed) {
-        at += 1;
-        let place = at % nodes.len();
-        if read_once(&mut nodes[place], &shared).await.is_none() {
-            time_passes(Duration::from_millis(20)).await;
-        }
-    }
-}
-
-async fn read_once(registry: &mut RegistryClient<Channel>, shared: &Shared) -> Option<()> {
-    let begun = Instant::now();
-    let consistency = Consistency::Linearizable as i32;
-    let services = vec!["web".to_owned()];
-    let request = FetchRequest { services, consistency, ..FetchRequest::default() };
-    let mut request = Request::new(request);
-    request.set_timeout(PATIENCE);
-    let answer = registry.fetch(request).await.ok()?.into_inner();
-    let ended = Some(Instant::now());
-    let instances = answer.services.into_iter().flat_map(|service| service.instances);
-    let number = |id: &str| id.trim_start_matches('i').parse().expect("our own name");
-    let state = instances.map(|i| (number(&i.id), (i.weight, i.modify_revision))).collect();
-    let revision = answer.header?.revision;
-    shared.note(begun, ended, Seen::Read { revision, state });
-    Some(())
 }

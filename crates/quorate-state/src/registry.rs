@@ -7,7 +7,8 @@
 //! instance is kept by one lease, which lists it; a lease without instances does not exist; nothing
 //! of an older incarnation changes what a newer one holds; a refused command changes nothing but
 //! the clock and what that makes due (two exceptions: deregistering a run of an instance that is
-//! not there is remembered, see `registry/deregister.rs`, and so is the refusal of a request).
+//! not there is remembered, see `registry/deregister.rs`, and so is the refusal of a request and
+//! what its origin needs no more, see `registry/replies.rs`).
 //!
 //! All maps are ordered and persistent (structure is shared between clones), so cloning a registry
 //! costs almost nothing: snapshots and long reads work on a clone while commands go on.

@@ -20,9 +20,9 @@ pub(super) struct Model {
     pub(super) instances: Vec<Instance>,
     pub(super) leases: Vec<ModelLease>,
     pub(super) services: BTreeMap<ServiceKey, ModelService>,
-    leases_given: u64,
-    overrides: Vec<(InstanceKey, Override)>,
-    ended: Vec<Ended>,
+    pub(super) leases_given: u64,
+    pub(super) overrides: Vec<(InstanceKey, Override)>,
+    pub(super) ended: Vec<Ended>,
     events: Vec<Event>,
 }
 
@@ -40,11 +40,11 @@ pub(super) struct ModelService {
     pub(super) emptied: Option<u64>,
 }
 
-#[derive(Clone)]
-struct Ended {
-    key: InstanceKey,
-    incarnation: u64,
-    until: u64,
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Ended {
+    pub(super) key: InstanceKey,
+    pub(super) incarnation: u64,
+    pub(super) until: u64,
 }
 
 /// What can be due, in the order in which it goes where it is due at the same time.

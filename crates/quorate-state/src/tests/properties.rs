@@ -12,8 +12,9 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::invariants::check_nothing_is_late;
-use super::model::{Model, ModelLease, ModelService};
+use super::model::{Ended, Model, ModelLease, ModelService};
 use super::*;
+use crate::registry::deregister::Tombstone;
 use crate::registry::leases::ENDED_PER_COMMAND;
 
 /// Few names, leases and incarnations, so that commands meet.
@@ -186,7 +187,7 @@ fn snapshot(registry: &Registry) -> Vec<u8> {
     bytes
 }
 
-/// All of what can be read, in the model's terms.
+/// All of what can be read, and what decides about later commands, in the model's terms.
 fn check_same(registry: &Registry, model: &Model) {
     assert_eq!(registry.cluster_id(), model.cluster_id);
     assert_eq!(registry.clock().0, model.clock);
@@ -214,6 +215,19 @@ fn check_same(registry: &Registry, model: &Model) {
     };
     let found: BTreeMap<_, _> = registry.services.iter().map(service).collect();
     assert_eq!(found, model.services);
+    assert_eq!(registry.last_lease.0, model.leases_given);
+    let mut expected = model.overrides.clone();
+    expected.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let overrides = registry.overrides.iter();
+    assert_eq!(overrides.map(|(key, it)| (key.clone(), it.clone())).collect::<Vec<_>>(), expected);
+    let mut expected = model.ended.clone();
+    expected.sort_by(|one, other| one.key.cmp(&other.key));
+    let ended = |tombstone: &Tombstone| Ended {
+        key: tombstone.key.clone(),
+        incarnation: tombstone.incarnation.0,
+        until: tombstone.until.0,
+    };
+    assert_eq!(registry.tombstones.values().map(ended).collect::<Vec<_>>(), expected);
 }
 
 proptest! {
