@@ -275,6 +275,10 @@ pub(crate) enum MembershipError {
     )]
     WasRemoved { id: NodeId, revision: u64 },
     #[error(
+        "whether node {id} was taken out of the cluster is not known any more (its id lies between those of others that were), so its certificate alone does not let it in: give it an id above all that there were, or take it in as an admin, with `quorate cluster add {id} ADDRESS`"
+    )]
+    PerhapsRemoved { id: NodeId },
+    #[error(
         "node {id} at {address} supports levels {min} to {max}, and the cluster is at level {level}: start it with a release that works there (`quorate cluster upgrade status`)"
     )]
     OtherLevels { id: NodeId, address: String, level: u32, min: u32, max: u32 },

@@ -188,6 +188,7 @@ fn code_of_change(error: &MembershipError) -> Code {
         | MembershipError::Levels { .. }
         | MembershipError::Taken { .. }
         | MembershipError::WasRemoved { .. }
+        | MembershipError::PerhapsRemoved { .. }
         | MembershipError::VotesAlready { .. }
         | MembershipError::NoQuorum { .. }
         | MembershipError::WouldLoseQuorum { .. }
