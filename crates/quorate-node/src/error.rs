@@ -264,6 +264,8 @@ pub(crate) enum MembershipError {
     NoOther,
     #[error("no other voter answers now, and the lead goes to one that does")]
     NobodyAnswers,
+    #[error("node {id} cannot lead now: {why}")]
+    Unfit { id: NodeId, why: Unfit },
     #[error("another membership change is going on; try again when it is done")]
     Busy,
     #[error(
@@ -288,6 +290,19 @@ pub(crate) enum MembershipError {
     Levels { id: NodeId, reason: Unanswered },
     #[error("node {id} does not answer at {address}: {reason}{}", start_first(reason))]
     NoAnswer { id: NodeId, address: String, reason: Unanswered },
+}
+
+/// Why the lead does not go to a voter.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unfit {
+    #[error("it is at log index {at} of {of}, and has to catch up first")]
+    Behind { at: u64, of: u64 },
+    #[error("its disk is below its reserve, and it would take no registrations")]
+    Full,
+    #[error("{0}")]
+    Doubtful(String),
+    #[error("it was asked to a moment ago, and did not come to; this leader goes on")]
+    Untaken,
 }
 
 /// What is to be done about a node that was not heard; one that something listens for runs.

@@ -195,6 +195,7 @@ fn code_of_change(error: &MembershipError) -> Code {
         | MembershipError::LastVoter { .. }
         | MembershipError::NotVoter { .. }
         | MembershipError::Silent { .. }
+        | MembershipError::Unfit { .. }
         | MembershipError::NoOther => Code::FailedPrecondition,
     }
 }
