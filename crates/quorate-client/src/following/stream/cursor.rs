@@ -12,7 +12,7 @@ pub(in crate::following) enum Taken {
     /// The node has a leader, or none. The first of a stream: now it is known which cluster sends
     /// it.
     Leader(bool),
-    /// Nothing to see yet: a part of a snapshot.
+    /// Nothing to see yet: a part of a snapshot, or of changes that go together.
     Part,
     /// All that the subscription covers, as of this revision.
     Snapshot { services: Vec<Service>, revision: u64 },
@@ -33,6 +33,9 @@ pub(super) struct Cursor {
     has_position: bool,
     /// The parts of a snapshot that is not complete.
     parts: Option<Vec<Service>>,
+    /// Of changes that a node sends together, those that have come: up to none of their revisions
+    /// is all known before the last of them.
+    together: Vec<Change>,
     /// Whether all that the node knew when the stream began is here.
     complete: bool,
 }
@@ -47,6 +50,7 @@ impl Cursor {
             position: from,
             has_position: from > 0,
             parts: None,
+            together: Vec::new(),
             complete: false,
         }
     }
@@ -96,6 +100,7 @@ impl Cursor {
         let taken = match message.kind {
             Some(Kind::Leader(leader)) => return Ok(Taken::Leader(leader.leader_id != 0)),
             Some(Kind::Snapshot(snapshot)) => {
+                self.together.clear();
                 let parts = self.parts.get_or_insert_default();
                 parts.extend(snapshot.services);
                 if !snapshot.last {
@@ -105,7 +110,11 @@ impl Cursor {
             }
             Some(Kind::Delta(delta)) => {
                 self.check(revision, previous)?;
-                Taken::Changes { changes: delta.changes, revision }
+                self.together.extend(delta.changes);
+                if revision == previous {
+                    return Ok(Taken::Part);
+                }
+                Taken::Changes { changes: std::mem::take(&mut self.together), revision }
             }
             // A kind of message that a later server may send moves the position like a bookmark.
             Some(Kind::Bookmark(_)) | None => {
@@ -113,7 +122,10 @@ impl Cursor {
                     return Ok(Taken::Part);
                 }
                 self.check(revision, previous)?;
-                Taken::Changes { changes: Vec::new(), revision }
+                if !self.together.is_empty() && revision == previous {
+                    return Ok(Taken::Part);
+                }
+                Taken::Changes { changes: std::mem::take(&mut self.together), revision }
             }
         };
         self.position = revision;
@@ -215,6 +227,32 @@ mod tests {
         assert!(cursor.take(changed(9, 8)).is_err(), "no message goes back");
         assert_eq!(cursor.position(), 9);
         cursor.take(changed(9, 10)).unwrap();
+    }
+
+    /// A node coalesces what a slow reader missed: of each instance, the last change. Until the last
+    /// message, one that went and came may be missing that went at an earlier revision; whoever
+    /// then went on from the revision of some change would never hear of it.
+    #[test]
+    fn changes_that_go_together_count_when_all_are_there() {
+        // S2.7
+        let mut cursor = stream(5);
+        let part = |revisions: &[u64], upto| {
+            let change = |revision: &u64| Change { revision: *revision, ..Change::default() };
+            let changes = revisions.iter().map(change).collect();
+            message(5, upto, Kind::Delta(WatchDelta { changes }))
+        };
+        assert!(matches!(cursor.take(part(&[7, 11], 5)), Ok(Taken::Part)));
+        assert!(matches!(cursor.take(bookmark(5, 5)), Ok(Taken::Part)));
+        assert_eq!((cursor.position(), cursor.is_complete()), (5, false));
+        let Ok(Taken::Changes { changes, revision: 20 }) = cursor.take(part(&[19], 20)) else {
+            panic!("all are there");
+        };
+        assert_eq!(changes.iter().map(|change| change.revision).collect::<Vec<_>>(), [7, 11, 19]);
+        assert_eq!((cursor.position(), cursor.is_complete()), (20, true));
+        let Ok(Taken::Changes { changes, .. }) = cursor.take(bookmark(20, 20)) else {
+            panic!("a bookmark");
+        };
+        assert!(changes.is_empty());
     }
 
     #[test]
