@@ -35,10 +35,12 @@
 //! | `overrides` | takes instances out of service and lets them in again |
 //! | `operator` | moves the lead and changes the members |
 //! | `membership` | the members after each change, and when they can form a quorum |
+//! | `applied` | what the nodes' state machines say that they did |
 //! | `history` | what each client and node did and saw |
 //! | `invariants/*`, `liveness` | what must hold |
 
 mod simulation {
+    pub(crate) mod applied;
     pub(crate) mod certificates;
     pub(crate) mod history;
     pub(crate) mod invariants;
@@ -68,7 +70,10 @@ use std::time::{Duration, Instant};
 use simulation::history::Notes;
 use simulation::plan::Plan;
 use simulation::steps::StepKind;
-use simulation::{invariants, world};
+use simulation::{applied, invariants, world};
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Seeds in a plain `cargo test`; in 5 the members change.
 const SEEDS: u64 = 6;
@@ -230,12 +235,11 @@ fn say(line: &str) {
 }
 
 fn init_log() {
-    let Ok(filter) = std::env::var("QUORATE_SIM_LOG") else { return };
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
-        .with_timer(SimulatedTime)
-        .with_writer(std::io::stderr);
-    let _ = log.try_init();
+    let shown = std::env::var("QUORATE_SIM_LOG").ok().map(|filter| {
+        let log = tracing_subscriber::fmt::layer().with_timer(SimulatedTime);
+        log.with_writer(std::io::stderr).with_filter(tracing_subscriber::EnvFilter::new(filter))
+    });
+    let _ = tracing_subscriber::registry().with(applied::listen()).with(shown).try_init();
 }
 
 struct SimulatedTime;

@@ -1,8 +1,11 @@
-//! Which candidate goes on when several stand for election at the same moment.
+//! Which candidate goes on when several stand for election at the same moment, and a leader whose
+//! successor cannot win.
 
+use quorate_node::Tunables;
 use quorate_proto::v1::TransferLeaderRequest;
+use tonic::Code;
 
-use super::calls::register;
+use super::calls::{assert_refused, in_time, register};
 use super::founding::{from, peer};
 use super::harness::{Cluster, eventually};
 use super::strangers::{ballot, log_id, vote};
@@ -36,4 +39,21 @@ async fn of_two_equal_candidates_the_one_with_the_higher_id_goes_on() {
     cluster.thaw(3);
     let won = cluster.leader().await;
     assert!((1..=3).contains(&won));
+}
+
+/// It takes no writes while it waits for the other one. That one is well, by all that it says, and
+/// is not heard where it asks for a vote.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_successor_cannot_win_goes_on() {
+    let cluster = Cluster::start_cuttable(2, Tunables::default()).await;
+    eventually("node 2 leads", || async {
+        let handed = cluster.admin(1).transfer_leader(TransferLeaderRequest { to_id: 2 }).await;
+        (handed.is_ok() && cluster.leader().await == 2).then_some(())
+    })
+    .await;
+    cluster.cut_off(2);
+    let request = in_time(TransferLeaderRequest { to_id: 1 });
+    let refused = cluster.admin(2).transfer_leader(request).await;
+    assert_refused(refused, Code::FailedPrecondition, &["node 1 cannot lead now", "goes on"]);
+    register(&mut cluster.registry(2), "web", "a").await;
 }

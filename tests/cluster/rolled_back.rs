@@ -12,7 +12,9 @@ use tokio::time::Instant;
 
 use super::calls::{fetch_of, in_time, register, with_timeout};
 use super::failover::seldom_by_silence;
+use super::founding::{from, peer};
 use super::harness::{Cluster, eventually};
+use super::strangers::{ballot, vote};
 
 const COUNT: usize = 10;
 
@@ -146,4 +148,28 @@ async fn an_image_of_the_disk_catches_up_with_the_only_one_that_knows() {
     roll_back(&cluster, 1, &copy, true);
     cluster.restart(1).await;
     wait_for_all(&cluster).await;
+}
+
+/// It lost nothing but its own vote, which nobody gave it: the leader of the term before goes on,
+/// and is none that it may follow.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_forgot_that_it_stood_for_election_is_back_soon() {
+    let mut cluster = Cluster::start(3).await;
+    let registered = register(&mut cluster.registry(1), "web", "a").await;
+    let cluster_id = registered.header.unwrap().cluster_id;
+    let gone = cluster.follower().await;
+    cluster.stop(gone).await;
+    let rest: Vec<u64> = cluster.ids().into_iter().filter(|id| *id != gone).collect();
+    let leader = cluster.leader_of(&rest).await;
+    let term = cluster.own_status(leader).await.unwrap().members[0].term;
+    let stands = from(ballot(vote(term + 1, gone, false), None), cluster_id, gone, leader);
+    let answer = peer(&cluster, leader).await.vote(stands).await.unwrap().into_inner();
+    assert!(!answer.granted, "{answer:?}");
+    cluster.restart(gone).await;
+    eventually("it follows a later leader", || async {
+        let status = cluster.own_status(gone).await?.members.first()?.clone();
+        (status.term > term && status.recovering.is_empty()).then_some(())
+    })
+    .await;
+    assert_eq!(found(&cluster, gone).await, Some(1));
 }

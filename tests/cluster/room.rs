@@ -2,15 +2,16 @@
 
 use quorate_proto::v1::TransferLeaderRequest;
 use rustix::fs::statvfs;
+use tonic::Code;
 
-use super::calls::{register, registration, spec};
+use super::calls::{assert_refused, in_time, register, registration, spec};
 use super::guarded::{Guarded, ROOT};
 use super::harness::{Cluster, eventually};
 use super::metrics::get;
 
 /// Also where the one without room would have some by the reserve of another.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_lead_goes_to_the_voter_whose_disk_has_room() {
+async fn the_lead_goes_to_the_voter_whose_disk_has_room_and_to_no_other() {
     let mut cluster = Cluster::start(3).await;
     register(&mut cluster.registry(1), "web", "a").await;
     for id in [2, 3] {
@@ -22,16 +23,23 @@ async fn the_lead_goes_to_the_voter_whose_disk_has_room() {
         cluster.restart(id).await;
         cluster.settled().await;
     }
-    for id in [2, 3] {
-        let transfer = TransferLeaderRequest { to_id: id };
-        cluster.admin(1).transfer_leader(transfer).await.expect("a transfer");
-        eventually("a leader takes writes", || async {
-            let request = registration(vec![spec("web", "b")]);
-            cluster.registry(id).register(request).await.ok()
-        })
+    eventually("the one with room leads", || async { (cluster.leader().await == 1).then_some(()) })
         .await;
-        assert_eq!(cluster.leader().await, 1);
+    for to_id in [2, 3, 0] {
+        let transfer = in_time(TransferLeaderRequest { to_id });
+        let refused = cluster.admin(1).transfer_leader(transfer).await;
+        assert_refused(refused, Code::FailedPrecondition, &["cannot lead now", "its reserve"]);
     }
+    // Without the one that has room, one of the others leads.
+    cluster.stop(1).await;
+    cluster.leader().await;
+    cluster.restart(1).await;
+    eventually("a leader takes writes", || async {
+        let request = registration(vec![spec("web", "b")]);
+        cluster.registry(1).register(request).await.ok()
+    })
+    .await;
+    assert_eq!(cluster.leader().await, 1);
 }
 
 /// Probes have no credential. Numbers, and names of files, are for those who have one.

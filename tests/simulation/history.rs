@@ -35,9 +35,13 @@ pub(crate) struct Told {
     pub(crate) reason: RemoveReason,
 }
 
+/// What a write is called by its caller, the same for each attempt: an origin, and a number.
+pub(crate) type Name = (u64, u64);
+
 /// A write by a simulated process, or of an override.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
+    pub(crate) name: Name,
     pub(crate) key: String,
     /// The node that was asked, and when; it was begun at `from`, maybe elsewhere.
     pub(crate) node: u64,
@@ -109,6 +113,8 @@ pub(crate) enum Fate {
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
     pub(crate) calls: Vec<Call>,
+    /// The writes that state machines have done, and the revision after each.
+    pub(crate) applied: BTreeMap<Name, u64>,
     pub(crate) reads: Vec<Read>,
     /// By revision: the watcher that got it, when (first), what.
     pub(crate) told: BTreeMap<u64, Vec<(String, Ms, Told)>>,

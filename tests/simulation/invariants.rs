@@ -9,6 +9,7 @@ mod live_leases;
 mod members;
 mod once;
 mod one_history;
+mod refusals;
 mod watches;
 
 use super::history::{History, Notes};
@@ -25,6 +26,7 @@ pub(crate) fn check(plan: &Plan, notes: &Notes) -> Vec<String> {
         ("once", once::check(&history)),
         ("one_history", one_history::check(notes, &history)),
         ("acknowledged", acknowledged::check(notes, &history)),
+        ("refusals", refusals::check(notes)),
         ("incarnations", incarnations::check(notes, &history)),
         ("live_leases", live_leases::check(&quorums, notes, &history)),
         ("dead_instances", dead_instances::check(&quorums, notes, &history)),

@@ -20,7 +20,6 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 use turmoil::Sim;
 
-use super::certificates;
 use super::history::{Notes, Shared};
 use super::liveness;
 use super::membership::Act;
@@ -33,6 +32,7 @@ use super::process::Process;
 use super::reader::{compare_hashes, read};
 use super::steps::StepKind;
 use super::watcher::Watcher;
+use super::{applied, certificates};
 
 pub(crate) const PROCESSES: u64 = 12;
 
@@ -108,6 +108,7 @@ pub(crate) fn run(plan: &Arc<Plan>) -> Notes {
     world.add_clients();
     world.play();
     notes.borrow_mut().violations.extend(storms());
+    notes.borrow_mut().applied = applied::take();
     drop(world);
     set_monotonic_clock(None);
     Rc::into_inner(notes).expect("everything else is gone").into_inner()

@@ -72,9 +72,10 @@ pub(crate) async fn attempt(nodes: &mut Nodes, key: &str, ask: Ask, write: &Writ
         sleep(Duration::from_millis(20)).await;
     }
     let (key, to) = (key.to_owned(), now());
+    let name = (write.open.origin(), write.open.number());
     let mut notes = nodes.notes().borrow_mut();
     notes.note(format!("{key} at n{node} since {from}: {ask:?} -> {answer:?}"));
-    notes.calls.push(Call { key, node, from, sent, to, ask, answer: answer.clone() });
+    notes.calls.push(Call { name, key, node, from, sent, to, ask, answer: answer.clone() });
     answer
 }
 

@@ -101,7 +101,8 @@ pub enum Error {
         /// The service asked for.
         service: String,
     },
-    /// No node gave an answer within the deadline. A write may or may not have happened.
+    /// No node gave an answer within the deadline. A write may or may not have happened, and may
+    /// happen yet: what is on its way to a node is done when it arrives.
     #[error("{operation}: {} within {:?}; tried {}", none_did(tried), whole_ms(*within), Tried(tried))]
     Unreachable {
         /// What was to be done.

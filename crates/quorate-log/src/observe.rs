@@ -1,7 +1,9 @@
 //! Tells a test what a log writes and syncs, on the thread that does it, so that the test knows
-//! what a power cut at that moment would leave. Not part of a release.
+//! what a power cut at that moment would leave; and has a step of it fail, as a disk would. Not part
+//! of a release.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::io;
 use std::path::Path;
 
 /// What was just done to a file.
@@ -33,4 +35,30 @@ pub(crate) fn set(observer: Option<Observer>) {
 
 pub(crate) fn tell(event: Event<'_>) {
     OBSERVER.with_borrow_mut(|place| place.as_mut().into_iter().for_each(|observe| observe(event)));
+}
+
+/// What can fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    Write,
+    Sync,
+}
+
+thread_local! {
+    static FAILS: Cell<Option<Step>> = const { Cell::new(None) };
+}
+
+/// The next such step of the journal fails, on this thread.
+pub(crate) fn fail_next(step: Step) {
+    FAILS.set(Some(step));
+}
+
+/// # Errors
+/// This step is to fail.
+pub(crate) fn begin(step: Step) -> io::Result<()> {
+    if FAILS.get() != Some(step) {
+        return Ok(());
+    }
+    FAILS.set(None);
+    Err(io::Error::new(io::ErrorKind::StorageFull, "a test fills the disk"))
 }

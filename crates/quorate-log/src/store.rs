@@ -28,6 +28,8 @@ use crate::opening::recover;
 use crate::stats::Counters;
 use crate::store::writer::{Change, Operation, QUEUE_OPERATIONS_MAX, Report, Writer};
 
+#[cfg(test)]
+mod failure_tests;
 mod raft;
 pub(crate) mod writer;
 

@@ -20,7 +20,7 @@ use std::sync::{Mutex, MutexGuard};
 use openraft::EntryPayload;
 use prometheus_client::metrics::histogram::Histogram;
 use quorate_proto::ClusterId;
-use quorate_state::{Op, Registry, Reply};
+use quorate_state::{Op, Registry, Reply, Request};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -59,6 +59,10 @@ pub(crate) struct State {
     /// which comes before that.
     pub(crate) timed_by: u64,
 }
+
+/// At this target the log says, at the level `trace`, what came of each write when it was applied;
+/// the simulation compares that with what its callers were told.
+const WRITES: &str = "quorate::writes";
 
 impl Applied {
     pub(crate) fn new(watch_ring: usize, watch_ring_bytes: usize, propagation: Histogram) -> Self {
@@ -117,6 +121,11 @@ impl Applied {
                 let applied = state.registry.apply(&command);
                 if state.registry.clock() > before || matches!(command.op, Op::Grace { .. }) {
                     state.timed_by = entry.log_id.committed_leader_id().term;
+                }
+                if let Some(Request { origin, number, .. }) = command.request {
+                    let revision = applied.revision.0;
+                    let is_done = !matches!(applied.reply, Reply::Rejected(_));
+                    tracing::trace!(target: WRITES, index, origin, number, revision, is_done);
                 }
                 state.hub.publish(applied.events);
                 Outcome { reply: applied.reply, revision: applied.revision }

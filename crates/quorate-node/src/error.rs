@@ -265,6 +265,8 @@ pub(crate) enum MembershipError {
     NoOther,
     #[error("no other voter answers now, and the lead goes to one that does")]
     NobodyAnswers,
+    #[error("node {id} cannot lead now: {why}")]
+    Unfit { id: NodeId, why: Unfit },
     #[error("another membership change is going on; try again when it is done")]
     Busy,
     #[error(
@@ -276,6 +278,10 @@ pub(crate) enum MembershipError {
     )]
     WasRemoved { id: NodeId, revision: u64 },
     #[error(
+        "whether node {id} was taken out of the cluster is not known any more (its id lies between those of others that were), so its certificate alone does not let it in: give it an id above all that there were, or take it in as an admin, with `quorate cluster add {id} ADDRESS`"
+    )]
+    PerhapsRemoved { id: NodeId },
+    #[error(
         "node {id} at {address} supports levels {min} to {max}, and the cluster is at level {level}: start it with a release that works there (`quorate cluster upgrade status`)"
     )]
     OtherLevels { id: NodeId, address: String, level: u32, min: u32, max: u32 },
@@ -286,6 +292,19 @@ pub(crate) enum MembershipError {
     /// `runs`: something listens there, perhaps another node.
     #[error("node {id} does not answer at {address}: {reason}{}", start_first(*runs))]
     NoAnswer { id: NodeId, address: String, reason: Unanswered, runs: bool },
+}
+
+/// Why the lead does not go to a voter.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unfit {
+    #[error("it is at log index {at} of {of}, and has to catch up first")]
+    Behind { at: u64, of: u64 },
+    #[error("its disk is below its reserve, and it would take no registrations")]
+    Full,
+    #[error("{0}")]
+    Doubtful(String),
+    #[error("it was asked to a moment ago, and did not come to; this leader goes on")]
+    Untaken,
 }
 
 /// What is to be done about a node that was not heard.

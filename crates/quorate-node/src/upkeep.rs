@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `ticker` | lets registry time pass: proposes ticks, ends what is due |
 //! | `failover` | replaces a leader whose process has died |
+//! | `untaken` | a leader whose successor does not come to lead goes on |
 //! | `compaction` | a snapshot when the log is long |
 //! | `own_membership` | this node's own part in the membership: founding, joining, being removed |
 //! | `moving` | reports to the others where this node is when the log cannot |
@@ -24,4 +25,5 @@ pub(crate) mod recall;
 pub(crate) mod states;
 pub(crate) mod succession;
 pub(crate) mod ticker;
+pub(crate) mod untaken;
 pub(crate) mod upgrade;

@@ -41,7 +41,7 @@ pub use limits::Invalid;
 pub use load::Load;
 pub use optional::{Optional, read_whole};
 pub use registry::{
-    CheckedInstances, Counts, Founding, Lease, OldNode, Predecessor, Registry, Service,
+    CheckedInstances, Counts, Founding, Lease, OldNode, Predecessor, Registry, Removal, Service,
 };
 pub use snapshot::{SnapshotError, read_snapshot, read_snapshot_cluster, write_snapshot};
 pub use spec::{Instance, InstanceSpec, Override, SpecParts, Status};

@@ -27,6 +27,7 @@ pub use anew::{Founding, OldNode, Predecessor};
 pub use checked::CheckedInstances;
 pub use instances::Service;
 pub use leases::Lease;
+pub use nodes::Removal;
 pub use read::Counts;
 
 use std::num::NonZeroU64;

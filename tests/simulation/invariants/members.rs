@@ -63,7 +63,8 @@ fn the_check_sees_who_answers_though_it_is_out() {
     let ask = Ask::Renew { lease: 7 };
     let answer = Answer::Done { revision: 1, lease: 7 };
     let key = "svc/a".to_owned();
-    notes.calls.push(Call { key, node: 3, sent: 201, from: 150, to: 210, ask, answer });
+    let name = (1, 1);
+    notes.calls.push(Call { name, key, node: 3, sent: 201, from: 150, to: 210, ask, answer });
     assert_eq!(check(&notes).len(), 2, "a write that it was asked for then");
     notes.last_members.insert(1, Members::founders());
     assert_eq!(check(&notes).len(), 3, "other members than the change made");

@@ -74,6 +74,8 @@ struct Inner {
     unusable: Vec<String>,
     /// When a node of the client's cluster answered last.
     heard: Option<Instant>,
+    /// Since when each of its answers said that it has no leader, and when the last one came.
+    leaderless: Option<(Instant, Instant)>,
     /// The log index of the last change of the members that the list has.
     members_as_of: u64,
     /// The log index of the last change of the members that a node told of.
@@ -90,6 +92,8 @@ struct Node {
     failed_at: Option<Instant>,
     /// The cluster that its last answer was of; `None`: none came yet.
     cluster_id: Option<ClusterId>,
+    /// Whether that has a leader, as it said then.
+    has_leader: bool,
 }
 
 impl Endpoints {
@@ -121,6 +125,7 @@ impl Endpoints {
             leader: None,
             unusable: Vec::new(),
             heard: None,
+            leaderless: None,
             members_as_of,
             changed_at,
         };
@@ -231,8 +236,10 @@ impl Endpoints {
         header: Option<&ResponseHeader>,
     ) -> Result<(), Status> {
         let mut inner = self.lock();
-        if let Some(cluster_id) = header.and_then(ClusterId::of) {
-            self.admit(&mut inner, address, cluster_id)?;
+        if let Some(header) = header
+            && let Some(cluster_id) = ClusterId::of(header)
+        {
+            self.admit(&mut inner, address, cluster_id, header.leader_id != 0)?;
         }
         inner.served(address, target);
         let leader = header.map_or("", |header| header.leader_address.as_str());
@@ -353,6 +360,7 @@ impl Node {
             member: false,
             failed_at: None,
             cluster_id: None,
+            has_leader: false,
         })
     }
 

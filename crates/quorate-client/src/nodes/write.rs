@@ -8,8 +8,9 @@ use quorate_proto::v1::RequestId;
 
 use crate::clock::Moment;
 
-/// Over when it is dropped: what is still on its way then is not done any more once a later write
-/// of this client was.
+/// Over when it is dropped. What is still on its way then may be done yet, for as long as it takes
+/// to arrive; not any more once a later write of this client was that was sent when no earlier one
+/// was open.
 #[derive(Debug)]
 pub(crate) struct Write {
     open: OpenWrite,

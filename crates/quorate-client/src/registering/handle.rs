@@ -114,7 +114,8 @@ pub(super) struct Wanted {
 /// registry has lost it, and never gives up because of an outage.
 ///
 /// Dropping the handle stops the task at once and sends nothing: the registration then runs out
-/// with its TTL. To leave properly, await [`RegistrationHandle::deregister`] first.
+/// with its TTL. To leave properly, await [`RegistrationHandle::deregister`] first; once that was
+/// called, it goes on until its deadline, also without the handle, while the runtime lives.
 #[derive(Debug)]
 pub struct RegistrationHandle {
     commands: mpsc::Sender<Command>,
@@ -123,7 +124,8 @@ pub struct RegistrationHandle {
     incarnation: u64,
     call_timeout: Duration,
     leaving: CancellationToken,
-    _task: AbortOnDropHandle<()>,
+    /// `None`: it was let go.
+    task: Option<AbortOnDropHandle<()>>,
 }
 
 pub(super) fn spawn(
@@ -139,7 +141,7 @@ pub(super) fn spawn(
         incarnation: keeper.incarnation(),
         call_timeout: core.options.call_timeout,
         leaving: keeper.leaving(),
-        _task: AbortOnDropHandle::new(core.runtime.spawn(keeper.run(inbox))),
+        task: Some(AbortOnDropHandle::new(core.runtime.spawn(keeper.run(inbox)))),
     }
 }
 
@@ -329,6 +331,10 @@ impl Drop for RegistrationHandle {
     fn drop(&mut self) {
         // The task's own share of the claim goes a moment later.
         self.claim.release();
+        // It ends when the deregistration that was asked for has, or with the queue.
+        if self.leaving.is_cancelled() {
+            let _goes_on = self.task.take().map(AbortOnDropHandle::detach);
+        }
     }
 }
 

@@ -397,6 +397,23 @@ async fn a_failed_deregistration_ends_at_its_deadline_and_renews_no_more() {
     assert!(matches!(within(handle.deregister()).await, Err(Error::AlreadyDeregistered)));
 }
 
+/// As at a shutdown: its caller has some time, and goes.
+#[tokio::test]
+async fn a_deregistration_goes_on_without_its_handle() {
+    let fakes = Fake::cluster(1);
+    let client = hasty(&fakes, Duration::from_secs(20));
+    let handle = client.register(orders("a")).await.unwrap();
+    fakes[0].set(Mode::Hang);
+    let asked = fakes[0].calls("deregister");
+    tokio::select! {
+        done = handle.deregister() => panic!("the node hangs: {done:?}"),
+        () = until("it is asked", || fakes[0].calls("deregister") > asked) => {}
+    }
+    drop(handle);
+    fakes[0].set(Mode::Honest);
+    until("it is gone", || held(&fakes[0], "a").is_none()).await;
+}
+
 #[tokio::test]
 async fn many_deregister_at_once_and_one_succeeds() {
     // S1.8, S2.13

@@ -241,6 +241,8 @@ impl Journal {
         self.frame[CRC_BYTES..CRC_BYTES + 4].copy_from_slice(&length.to_le_bytes());
         let crc = crc32fast::hash(&self.frame[CRC_BYTES..]);
         self.frame[..CRC_BYTES].copy_from_slice(&crc.to_le_bytes());
+        #[cfg(test)]
+        observe::begin(observe::Step::Write)?;
         self.files[self.current].file.write_all_at(&self.frame, self.at)?;
         #[cfg(test)]
         observe::tell(observe::Event::Wrote(self.path()));
@@ -251,6 +253,8 @@ impl Journal {
 
     /// Make what was written durable.
     pub(crate) fn sync(&mut self) -> io::Result<()> {
+        #[cfg(test)]
+        observe::begin(observe::Step::Sync)?;
         self.files[self.current].file.sync_data()?;
         #[cfg(test)]
         observe::tell(observe::Event::Synced(self.path()));

@@ -10,6 +10,9 @@ use tokio::time::Instant;
 
 use crate::types::Vote;
 
+/// A node that was asked to lead and did not come to is not asked again for this long.
+const UNTAKEN_FOR: Duration = Duration::from_secs(10);
+
 /// What this node knows of its leader from the leader's own messages.
 #[derive(Debug)]
 pub(crate) struct Leadership {
@@ -25,6 +28,18 @@ pub(crate) struct Leadership {
     committed: AtomicU64,
     stopping: AtomicBool,
     removed: watch::Sender<bool>,
+    handed: watch::Sender<Option<Handed>>,
+    /// The node that did not take the lead, and when that was given up.
+    untaken: Mutex<Option<(NodeId, Instant)>>,
+}
+
+/// This node has asked another one to lead, and takes no writes until one does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Handed {
+    pub(crate) to: NodeId,
+    /// The term in which this node leads.
+    pub(crate) term: u64,
+    pub(crate) since: Instant,
 }
 
 /// A moment before which everything that was acknowledged is in each state that has come as far as
@@ -53,7 +68,8 @@ impl Leadership {
             (watch::Sender::new(None), Mutex::default(), Mutex::default());
         let suspect = watch::Sender::new(None);
         let (first_term, committed, stopping, members_as_of) = Default::default();
-        let removed = watch::Sender::new(false);
+        let (removed, handed, untaken) =
+            (watch::Sender::new(false), watch::Sender::new(None), Mutex::default());
         Self {
             view,
             members_as_of,
@@ -64,6 +80,8 @@ impl Leadership {
             committed,
             stopping,
             removed,
+            handed,
+            untaken,
         }
     }
 
@@ -84,7 +102,7 @@ impl Leadership {
         self.set_leader(None);
     }
 
-    pub(super) fn is_stopping(&self) -> bool {
+    pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
     }
 
@@ -186,6 +204,34 @@ impl Leadership {
         self.suspect.subscribe()
     }
 
+    /// This node has asked another one to lead. Of several in a term, the first began the wait.
+    pub(super) fn hands_over(&self, handed: Handed) {
+        self.handed.send_if_modified(|last| {
+            let is_first = last.is_none_or(|last| last.term != handed.term);
+            if is_first {
+                *last = Some(handed);
+            }
+            is_first
+        });
+    }
+
+    /// Follows when this node hands the lead over.
+    pub(crate) fn handed(&self) -> watch::Receiver<Option<Handed>> {
+        self.handed.subscribe()
+    }
+
+    /// A node that was asked to lead did not come to.
+    pub(crate) fn set_untaken(&self, id: NodeId) {
+        let mut untaken = self.untaken.lock().expect("invariant: nothing panics under this lock");
+        *untaken = Some((id, Instant::now()));
+    }
+
+    /// Whether this node was asked to lead a moment ago, and did not come to.
+    pub(super) fn was_untaken(&self, id: NodeId) -> bool {
+        let untaken = self.untaken.lock().expect("invariant: nothing panics under this lock");
+        untaken.is_some_and(|(it, at)| it == id && at.elapsed() < UNTAKEN_FOR)
+    }
+
     /// How long ago a leader was heard of, and led for sure; `None`: never. Messages alone prove
     /// neither: they may have waited for a node that stood still.
     pub(crate) fn silence(&self) -> Option<Duration> {
@@ -214,6 +260,25 @@ impl Contact {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_did_not_take_the_lead_is_left_alone_for_a_while() {
+        let (leadership, one, other) =
+            (Leadership::new(), NodeId::new(1).unwrap(), NodeId::new(2).unwrap());
+        let mut handed = leadership.handed();
+        let first = Handed { to: one, term: 3, since: Instant::now() };
+        leadership.hands_over(first);
+        leadership.hands_over(Handed { to: other, ..first });
+        assert_eq!(*handed.borrow_and_update(), Some(first), "the wait began with the first");
+        let later = Handed { term: 4, ..first };
+        leadership.hands_over(later);
+        assert_eq!(*handed.borrow_and_update(), Some(later));
+        assert!(!leadership.was_untaken(one));
+        leadership.set_untaken(one);
+        assert!(leadership.was_untaken(one) && !leadership.was_untaken(other));
+        tokio::time::advance(UNTAKEN_FOR).await;
+        assert!(!leadership.was_untaken(one));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn age_counts_from_the_last_question_whose_answer_is_applied() {

@@ -19,6 +19,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{Stream, StreamExt};
 use openraft::async_runtime::watch::WatchReceiver as _;
 use quorate_log::NodeId;
+use quorate_state::Removal;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -152,7 +153,7 @@ impl Node {
         }
         match self.outsiders.ask(sender, own) && self.outsiders.may(sender).await {
             true => Ok(()),
-            false if taken_out => Err("it was taken out of this cluster"),
+            false if taken_out => Err(self.why_out(sender)),
             false => Err("it is no member of this cluster"),
         }
     }
@@ -204,7 +205,17 @@ impl Node {
     /// applied, now or before.
     pub(super) fn has_taken_out(&self, id: NodeId) -> bool {
         let state = self.applied.lock();
-        state.membership.get_node(&id).is_some() || state.registry.removed_at(id.get()).is_some()
+        state.membership.get_node(&id).is_some() || state.registry.removal_of(id.get()).is_some()
+    }
+
+    /// In words, of a node that counts as taken out.
+    pub(super) fn why_out(&self, id: NodeId) -> &'static str {
+        match self.applied.lock().registry.removal_of(id.get()) {
+            Some(Removal::Perhaps) => {
+                "whether it was taken out of this cluster is not known any more: its id lies between those of others that were"
+            }
+            Some(Removal::At(_)) | None => "it was taken out of this cluster",
+        }
     }
 
     /// Whether this is the vote of the leader that this node follows.

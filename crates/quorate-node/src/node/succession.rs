@@ -85,7 +85,7 @@ impl Node {
             return Err("it speaks of another cluster than this node's");
         }
         if self.has_taken_out(claim.told_by) && self.member(claim.told_by).is_none() {
-            return Err("it was taken out of this cluster");
+            return Err(self.why_out(claim.told_by));
         }
         if self.started.elapsed() >= claim.ago {
             if !self.succession.has_warned.swap(true, Ordering::Relaxed) {

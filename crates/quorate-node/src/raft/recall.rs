@@ -11,8 +11,8 @@
 //!   every quorum that this node can have been part of includes a voter that has answered, and
 //!   takes their logs for what it had promised.
 //! - One that is behind what it promised votes only for nodes that have it, and stands for nothing
-//!   itself, until it has it: as it would have without the loss. It remembers on disk that its log
-//!   is doubted.
+//!   itself, until it has it: as it would have without the loss. A leader of a term before its last
+//!   vote hears of that one, and steps down. It remembers on disk that its log is doubted.
 //! - A founder with an empty log is held to what the other founders have, where that is more than
 //!   the founding's first entry (`upkeep/amnesia.rs`): it may be a voter that acknowledged it.
 
@@ -28,7 +28,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::error::NodeError;
-use crate::types::{LogId, LogStore};
+use crate::types::{LogId, LogStore, Vote};
 
 /// A message of the Raft library waits at most this long until this node knows what it promised.
 const WAIT_MAX: Duration = Duration::from_secs(1);
@@ -186,7 +186,19 @@ impl Recall {
         }
     }
 
-    /// Whether this node may take what a leader of this term sends.
+    /// The vote that a leader of this term is answered with, where this node took part in a later
+    /// one: nothing is taken from it, and it steps down, as for a node that has forgotten nothing.
+    /// For whom this node voted then is not known, so it says: for itself. It stands in no term up
+    /// to that one, and a leader of that term goes before any vote that is none.
+    ///
+    /// # Errors
+    /// It does not know yet.
+    pub(crate) async fn later_vote(&self, term: u64) -> Result<Option<Vote>, NodeError> {
+        let floor = self.known().await?.filter(|floor| term < floor.term);
+        Ok(floor.map(|floor| Vote::new(floor.term, self.node)))
+    }
+
+    /// Whether this node may do what a leader of this term asks it to.
     ///
     /// # Errors
     /// Why not.

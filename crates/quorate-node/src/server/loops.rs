@@ -12,14 +12,14 @@ use crate::upkeep::compaction::Compaction;
 use crate::upkeep::failover::Failover;
 use crate::upkeep::own_membership::MemberLoop;
 use crate::upkeep::ticker::Ticker;
-use crate::upkeep::{moving, recall, states, succession, upgrade};
+use crate::upkeep::{moving, recall, states, succession, untaken, upgrade};
 
 pub(super) fn loops(
     node: &Arc<Node>,
     log: &LogStore,
     snapshots: &Arc<SnapshotStore<TypeConfig>>,
     start: Start,
-) -> [Loop; 12] {
+) -> [Loop; 13] {
     let of = || node.clone();
     let ticker = Ticker::new(of());
     let members = MemberLoop::new(of(), log.clone(), start.clone());
@@ -29,6 +29,7 @@ pub(super) fn loops(
     [
         Box::pin(recall::run(of(), log.clone())),
         Box::pin(succession::run(of())),
+        Box::pin(untaken::run(of(), log.clone())),
         Box::pin(async move { ticker.run().await }),
         Box::pin(moving::run(of(), start)),
         Box::pin(upgrade::run(of())),

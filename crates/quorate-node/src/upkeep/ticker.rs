@@ -174,7 +174,7 @@ impl Ticker {
             return;
         }
         self.handed_over = Instant::now();
-        let Some(next) = self.looking(self.node.successor_with_room()).await else { return };
+        let Ok(next) = self.looking(self.node.successor()).await else { return };
         let handed = self.node.transfer(next, Instant::now() + PROPOSE_TIMEOUT);
         match self.looking(handed).await {
             Ok(()) => {

@@ -15,6 +15,15 @@ use crate::types::Revision;
 /// More of them are kept as ranges.
 pub(crate) const REMOVED_MAX: usize = 1_024;
 
+/// What is known of a node that counts as taken out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// It was, at this revision.
+    At(Revision),
+    /// It was, or never was a member: it lies between others that were.
+    Perhaps,
+}
+
 /// Nodes that were taken out: one, or all from the first to the last.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RemovedNodes {
@@ -33,7 +42,7 @@ impl Registry {
             }
         }
         for id in before.difference(after) {
-            if self.removed_at(*id).is_none() {
+            if self.removal_of(*id).is_none() {
                 self.insert_removed(RemovedNodes { first: *id, last: *id, at: self.revision });
             }
         }
@@ -46,10 +55,11 @@ impl Registry {
         }
     }
 
-    /// The revision at which a node was taken out, if it was; of one that is no member now.
-    pub fn removed_at(&self, id: u64) -> Option<Revision> {
+    /// Whether a node that is no member now was taken out; `None`: it never was a member.
+    pub fn removal_of(&self, id: u64) -> Option<Removal> {
         let (_, removed) = self.removed.range(id..).next()?;
-        (removed.first <= id).then_some(removed.at)
+        let RemovedNodes { first, last, at } = *removed;
+        (first <= id).then_some(if first == last { Removal::At(at) } else { Removal::Perhaps })
     }
 
     pub(crate) fn insert_removed(&mut self, removed: RemovedNodes) {

@@ -1,6 +1,6 @@
 //! Now and then, while changes go on: whether what is shown is what the registry has. It always
-//! should be; a difference is a bug somewhere, which is logged, counted, and repaired by reading
-//! the service anew.
+//! should be; a difference is a bug somewhere, which is logged, counted, and repaired with what was
+//! read: it is as of the revision that is shown, so a view never goes back in time for it.
 
 use quorate_proto::ClusterId;
 use quorate_proto::v1::{Consistency, FetchRequest, Service};
@@ -10,8 +10,8 @@ use super::topics::Topics;
 use crate::nodes::endpoints::Target;
 use crate::reading::read;
 
-/// Compares with some node, which need not be the one that sends the changes. True: something is to
-/// be read anew.
+/// Compares with some node, which need not be the one that sends the changes. True: something was
+/// repaired, and the stream that was wrong is to begin anew.
 pub(super) async fn finds_difference(shared: &Shared) -> bool {
     let core = &shared.core;
     let request = {
@@ -39,15 +39,22 @@ pub(super) async fn finds_difference(shared: &Shared) -> bool {
             }
             // What changed between two pages changed after this, and is not compared.
             let as_of = fetched.header.revision;
-            let differs = |service: &&Service| differs(&topics, service, as_of);
-            let services = fetched.services.unwrap_or_default();
-            let wrong: Vec<_> = services.iter().filter(differs).collect();
-            for service in &wrong {
-                tracing::warn!(service = service.name, "a live view differed from the registry");
-                topics.distrust(&service.name);
-                shared.counters().divergences.one_more();
+            let mut repaired = Vec::new();
+            for service in fetched.services.unwrap_or_default() {
+                if differs(&topics, &service, as_of) {
+                    tracing::warn!(
+                        service = service.name,
+                        "a live view differed from the registry"
+                    );
+                    shared.counters().divergences.one_more();
+                    repaired.push(service.name.clone());
+                    topics.repair(service);
+                }
             }
-            !wrong.is_empty()
+            drop(topics);
+            let any = !repaired.is_empty();
+            shared.to_be_saved(repaired);
+            any
         }
         // Not the audit's business: what follows the changes notices, too.
         Err(error) => {
@@ -91,7 +98,8 @@ mod tests {
         };
         let kind = ChangeKind::Added as i32;
         topics.apply(vec![Change { revision: 9, kind, instance: Some(instance("a")), reason: 0 }]);
-        topics.move_to(10);
+        let names = ["s".to_owned()];
+        topics.move_to(&names, 10);
         let answer = |ids: &[&str], revision| Service {
             name: "s".to_owned(),
             instances: ids.iter().map(|id| instance(id)).collect(),
@@ -107,5 +115,10 @@ mod tests {
         ] {
             assert_eq!(differs(&topics, &answer(&ids, revision), as_of), expected, "{what}");
         }
+        // From a node that is behind, by its other services.
+        topics.repair(answer(&["a", "b"], 8));
+        topics.replace(&names, 9, vec![answer(&[], 9)]);
+        let (position, shown) = topics.known("s").unwrap();
+        assert_eq!((position, shown.len()), (10, 2), "nothing goes back in time");
     }
 }

@@ -173,7 +173,7 @@ impl Shared {
         WatchSubscribe { namespace, services, from_revision, cluster_id, ..Default::default() }
     }
 
-    fn to_be_saved(&self, services: impl IntoIterator<Item = String>) {
+    pub(super) fn to_be_saved(&self, services: impl IntoIterator<Item = String>) {
         if self.cache.is_some() {
             self.unsaved.lock().unwrap_or_else(PoisonError::into_inner).extend(services);
             self.saving.notify_one();
@@ -448,7 +448,7 @@ async fn take(shared: &Shared, follower: &mut Follower, stream: &mut Stream, eve
         }
         Taken::Changes { changes, revision } => {
             different = topics.apply(changes);
-            topics.move_to(revision);
+            topics.move_to(stream.services(), revision);
         }
     }
     // Under the same lock: whoever waited for the view asks for its age now.

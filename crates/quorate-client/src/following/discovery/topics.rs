@@ -224,9 +224,6 @@ impl Topic {
         self.origin = origin;
         (self.position, self.changed) = (position, position);
         self.synced = origin == Origin::Registry;
-        if self.synced {
-            self.refused = None;
-        }
         self.publish();
     }
 
@@ -311,7 +308,6 @@ impl Topics {
     /// The registry refuses to show a service. What is known of it stays, for as long as there is a
     /// view: the next one asks anew.
     pub(super) fn refuse(&mut self, name: &str, error: Error) {
-        self.distrust(name);
         if let Some(topic) = self.by_name.get_mut(name) {
             topic.refused = Some(error);
         }
@@ -359,9 +355,11 @@ impl Topics {
         unknown.map(|(name, _)| name.clone()).collect()
     }
 
-    /// The services of which everything is known from the registry up to some revision.
+    /// The services of which everything is known from the registry up to some revision, and which
+    /// may be asked for.
     pub(super) fn synced(&self) -> Vec<String> {
-        let synced = self.by_name.iter().filter(|(_, topic)| topic.synced);
+        let is_synced = |topic: &Topic| topic.synced && topic.refused.is_none();
+        let synced = self.by_name.iter().filter(|(_, topic)| is_synced(topic));
         synced.map(|(name, _)| name.clone()).collect()
     }
 
@@ -398,6 +396,7 @@ impl Topics {
         }
         for name in names {
             let Some(topic) = self.by_name.get_mut(name) else { continue };
+            topic.refused = None;
             if revision >= topic.position {
                 let (known, instances) = fresh.remove(name).unwrap_or_default();
                 topic.replace(Origin::Registry, revision, known, instances);
@@ -463,10 +462,11 @@ impl Topics {
         self.by_name.get(name).map_or(0, |topic| topic.changed)
     }
 
-    /// The service has to be read anew: what is shown of it may be wrong.
-    pub(super) fn distrust(&mut self, name: &str) {
-        if let Some(topic) = self.by_name.get_mut(name) {
-            (topic.position, topic.synced) = (0, false);
+    /// What was shown of a service was wrong, and this is right, as far as it is known here.
+    pub(super) fn repair(&mut self, service: Service) {
+        if let Some(topic) = self.by_name.get_mut(&service.name) {
+            let Service { known, instances, .. } = service;
+            topic.replace(Origin::Registry, topic.position, known, instances);
         }
     }
 
@@ -485,11 +485,13 @@ impl Topics {
         self.by_name.get(name)?.fresh_at
     }
 
-    /// Everything up to this revision is known of the services that were read. The others stay at
-    /// 0, where a stream begins with a snapshot.
-    pub(super) fn move_to(&mut self, revision: u64) {
-        for topic in self.by_name.values_mut().filter(|topic| topic.synced) {
-            topic.position = topic.position.max(revision);
+    /// Everything up to this revision is known of those of these services that were read. The
+    /// others stay at 0, where a stream begins with a snapshot.
+    pub(super) fn move_to(&mut self, names: &[String], revision: u64) {
+        for name in names {
+            if let Some(topic) = self.by_name.get_mut(name).filter(|topic| topic.synced) {
+                topic.position = topic.position.max(revision);
+            }
         }
     }
 }

@@ -265,6 +265,32 @@ mod tests {
         cursor.take(changed(9, 10)).unwrap();
     }
 
+    /// A node coalesces what a slow reader missed: of each instance, the last change. Until the last
+    /// message, one that went and came may be missing that went at an earlier revision; whoever
+    /// then went on from the revision of some change would never hear of it.
+    #[test]
+    fn changes_that_go_together_count_when_all_are_there() {
+        // S2.7
+        let mut cursor = stream(5);
+        let part = |revisions: &[u64], upto| {
+            let change = |revision: &u64| Change { revision: *revision, ..Change::default() };
+            let changes = revisions.iter().map(change).collect();
+            message(5, upto, Kind::Delta(WatchDelta { changes }))
+        };
+        assert!(matches!(cursor.take(part(&[7, 11], 5)), Ok(Taken::Part)));
+        assert!(matches!(cursor.take(bookmark(5, 5)), Ok(Taken::Part)));
+        assert_eq!((cursor.position(), cursor.is_complete()), (5, false));
+        let Ok(Taken::Changes { changes, revision: 20 }) = cursor.take(part(&[19], 20)) else {
+            panic!("all are there");
+        };
+        assert_eq!(changes.iter().map(|change| change.revision).collect::<Vec<_>>(), [7, 11, 19]);
+        assert_eq!((cursor.position(), cursor.is_complete()), (20, true));
+        let Ok(Taken::Changes { changes, .. }) = cursor.take(bookmark(20, 20)) else {
+            panic!("a bookmark");
+        };
+        assert!(changes.is_empty());
+    }
+
     #[test]
     fn a_stream_goes_on_where_it_was_asked_to() {
         let mut cursor = stream(5);

@@ -51,22 +51,28 @@ impl Endpoints {
 
     /// Notes which cluster a node is of. The client goes over to another one when each node that it
     /// knows has failed or says that it is of another: so it does at once where a cluster was
-    /// founded again on the same addresses, and does not waver where two clusters answer.
+    /// founded again on the same addresses, and does not waver where two clusters answer. A node
+    /// of the old one that still runs has no leader; it keeps no client where most nodes are of one
+    /// that has.
     pub(super) fn admit(
         &self,
         inner: &mut Inner,
         address: &Address,
         is: ClusterId,
+        has_leader: bool,
     ) -> Result<(), Status> {
         let ours = self.cluster_id();
         inner.note_cluster(address, is);
+        if let Some(node) = inner.node_mut(address) {
+            node.has_leader = has_leader;
+        }
         if ours != Some(is) {
             if let Some(ours) = ours {
                 inner.check_left(ours, is)?;
             }
             let of_it = inner.nodes.iter_mut().filter(|node| node.cluster_id == Some(is));
             of_it.for_each(|node| node.failed_at = None);
-            inner.leader = None;
+            (inner.leader, inner.leaderless) = (None, None);
             (inner.members_as_of, inner.changed_at) = (0, 0);
             self.cluster.send_replace(Some(is));
             if let Some(was) = ours {
@@ -75,7 +81,10 @@ impl Endpoints {
                 self.failure.notify_one(); // its members have to be learned
             }
         }
-        inner.heard = Some(Instant::now());
+        let now = Instant::now();
+        inner.heard = Some(now);
+        let since = inner.leaderless.map_or(now, |(since, _)| since);
+        inner.leaderless = (!has_leader).then_some((since, now));
         Ok(())
     }
 }
@@ -90,12 +99,23 @@ impl Inner {
     /// # Errors
     /// Some node may be of the client's cluster, so that no other one counts.
     fn check_left(&self, ours: ClusterId, is: ClusterId) -> Result<(), Status> {
-        if !self.may_have_nodes_of(ours) {
+        if !self.may_have_nodes_of(ours) || self.was_founded_again(is) {
             return Ok(());
         }
         Err(Status::unavailable(format!(
             "the node is of cluster {is}, and there may still be nodes of {ours}"
         )))
+    }
+
+    /// Whether most nodes are of this cluster, which has a leader, and the client's own has none: for
+    /// longer than an election takes, by all that its nodes say, and until now.
+    fn was_founded_again(&self, is: ClusterId) -> bool {
+        let is_led = |node: &&Node| node.cluster_id == Some(is) && node.has_leader;
+        let is_most = 2 * self.nodes.iter().filter(is_led).count() > self.nodes.len();
+        let is_leaderless = self.leaderless.is_some_and(|(since, last)| {
+            since.elapsed() >= MAY_RETURN && last.elapsed() < MAY_RETURN
+        });
+        is_most && is_leaderless
     }
 
     /// Whether some node may be of this cluster, which was the client's: one that was not asked

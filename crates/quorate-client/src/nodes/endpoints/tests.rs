@@ -176,6 +176,35 @@ fn a_stranger_is_not_taken_while_a_node_of_the_cluster_may_return() {
     assert_eq!(endpoints.cluster_id(), ClusterId::new(8));
 }
 
+/// The old one is well but for its leader: it answers local reads, and streams.
+#[test]
+fn one_old_node_without_a_leader_keeps_no_client_where_most_are_of_a_newer_cluster() {
+    let endpoints = endpoints(&["a:1", "b:1", "c:1"]);
+    let answers = |address: &str, cluster_id, leader_id| {
+        let header = ResponseHeader { leader_id, ..of(cluster_id) };
+        let answer = endpoints.succeeded(&address.into(), Target::Any, Some(&header));
+        (answer.is_ok(), ClusterId::to_wire(endpoints.cluster_id()))
+    };
+    let long_ago = || {
+        let mut inner = endpoints.lock();
+        inner.leaderless = inner.leaderless.map(|(since, last)| (since - MAY_RETURN, last));
+    };
+    assert_eq!(answers("a:1", 7, 1), (true, 7));
+    assert_eq!(answers("a:1", 7, 0), (true, 7));
+    assert_eq!(answers("b:1", 8, 2), (false, 7));
+    assert_eq!(answers("c:1", 8, 2), (false, 7), "it may be an election");
+    long_ago();
+    assert_eq!(answers("a:1", 7, 1), (true, 7), "and was one");
+    assert_eq!(answers("c:1", 8, 2), (false, 7));
+    assert_eq!(answers("a:1", 7, 0), (true, 7));
+    long_ago();
+    assert_eq!(answers("a:1", 7, 0), (true, 7), "for long");
+    assert_eq!(answers("c:1", 8, 0), (false, 7), "of two led by nobody, its own");
+    assert_eq!(answers("b:1", 8, 2), (false, 7), "one of three may be a stranger");
+    assert_eq!(answers("c:1", 8, 2), (true, 8));
+    assert_eq!(answers("a:1", 7, 0), (false, 8));
+}
+
 /// What a node of a cluster says to callers that it does not know; 0: it is of an older release.
 fn refusal(cluster_id: u64) -> Status {
     let mut refusal = Status::unauthenticated("the token is not known");

@@ -190,12 +190,14 @@ fn code_of_change(error: &MembershipError) -> Code {
         | MembershipError::Levels { .. }
         | MembershipError::Taken { .. }
         | MembershipError::WasRemoved { .. }
+        | MembershipError::PerhapsRemoved { .. }
         | MembershipError::VotesAlready { .. }
         | MembershipError::NoQuorum { .. }
         | MembershipError::WouldLoseQuorum { .. }
         | MembershipError::LastVoter { .. }
         | MembershipError::NotVoter { .. }
         | MembershipError::Silent { .. }
+        | MembershipError::Unfit { .. }
         | MembershipError::NoOther => Code::FailedPrecondition,
     }
 }

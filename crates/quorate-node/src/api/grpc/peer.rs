@@ -8,7 +8,9 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use openraft::Snapshot;
 use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::raft::{AppendEntriesRequest, SnapshotResponse, VoteRequest, VoteResponse};
+use openraft::raft::{
+    AppendEntriesRequest, SnapshotResponse, StreamAppendError, VoteRequest, VoteResponse,
+};
 use openraft::vote::RaftLeaderId as _;
 use prost::Message as _;
 use quorate_log::{Identity, NodeId, SnapshotFile, SnapshotStore};
@@ -21,6 +23,7 @@ use quorate_proto::peer::v1::{
     StatusReport, StatusRequest, SucceedRequest, SucceedResponse,
 };
 use quorate_state::Levels;
+use tokio::sync::oneshot;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -92,10 +95,14 @@ impl Peer for PeerService {
         let sender = call.sender()?;
         let append = messages::append_from_wire(call.message).map_err(PeerError::from)?;
         self.check_append(sender, &append).await?;
-        self.admit(sender, &append).await?;
         let asked = Asked::by(&append);
-        let answer = self.node.raft().append_entries(append).await.map_err(PeerError::from)?;
-        let answer = messages::as_on_stream(answer, &asked);
+        let answer = match self.admit(sender, &append).await? {
+            Some(later) => Err(StreamAppendError::HigherVote(later)),
+            None => {
+                let answer = self.node.raft().append_entries(append).await;
+                messages::as_on_stream(answer.map_err(PeerError::from)?, &asked)
+            }
+        };
         Ok(Response::new(messages::appended_to_wire(&answer)))
     }
 
@@ -107,14 +114,28 @@ impl Peer for PeerService {
         let sender = call.sender()?;
         // What cannot be read or taken ends the input, and with it the stream, and so does the age
         // of its connection: the leader begins a new one.
-        let begun = (self.clone(), call.message, None);
-        let appends = stream::unfold(begun, move |(service, mut sent, leader)| async move {
-            let append = service.take(sender, leader, sent.next().await?).await?;
-            let leader = Some(append.vote);
-            Some((append, (service, sent, leader)))
-        });
+        let (tell_later, told_later) = oneshot::channel();
+        let begun = (self.clone(), call.message, None, tell_later);
+        let appends =
+            stream::unfold(begun, move |(service, mut sent, leader, tell_later)| async move {
+                match service.take(sender, leader, sent.next().await?).await {
+                    Ok(append) => {
+                        let leader = Some(append.vote);
+                        Some((append, (service, sent, leader, tell_later)))
+                    }
+                    Err(later) => {
+                        // Nobody hears it where the stream has ended.
+                        let _unheard = later.map(|later| tell_later.send(later));
+                        None
+                    }
+                }
+            });
         let appends = appends.take_until(call.leaving.cancelled_owned()).boxed();
-        let answers = self.node.raft().stream_append(appends);
+        let later = stream::once(told_later).filter_map(|told| {
+            let later = told.ok().map(|later| Ok(Err(StreamAppendError::HigherVote(later))));
+            std::future::ready(later)
+        });
+        let answers = self.node.raft().stream_append(appends).chain(later);
         let answers = answers.map(|answer| match answer {
             Ok(answer) => Ok(messages::appended_to_wire(&answer)),
             Err(fatal) => Err(PeerError::from(fatal).into()),
@@ -173,7 +194,10 @@ impl Peer for PeerService {
         let first = chunks.message().await?.unwrap_or_default();
         let vote = messages::vote_from_wire(first.vote).map_err(PeerError::from)?;
         self.check_leader(sender(&envelope)?, &vote).await?;
-        self.node.recall().check_leader(vote.leader_id().term()).await?;
+        if let Some(later) = self.node.recall().later_vote(vote.leader_id().term()).await? {
+            let answer = SnapshotResponse::new(later);
+            return Ok(Response::new(messages::installed_to_wire(&answer)));
+        }
         let snapshot = self.receive(chunks).await?;
         let reach = self.check_snapshot(envelope, &vote, &snapshot).await;
         if !matches!(reach, Ok(Reach::Further)) {
@@ -341,12 +365,15 @@ impl PeerService {
     }
 
     /// The next append of a stream; `leader` sent the last one.
+    ///
+    /// # Errors
+    /// It is not taken; by the later vote, if this node has given one.
     async fn take(
         &self,
         sender: NodeId,
         leader: Option<Vote>,
         sent: Result<AppendRequest, Status>,
-    ) -> Option<Append> {
+    ) -> Result<Append, Option<Vote>> {
         if sent.is_err()
             && let Some(leader) = leader
         {
@@ -355,23 +382,26 @@ impl PeerService {
         let taken = async {
             let append = messages::append_from_wire(sent?).map_err(PeerError::from)?;
             self.check_append(sender, &append).await?;
-            self.admit(sender, &append).await?;
-            Ok::<_, Status>(append)
+            let later = self.admit(sender, &append).await?;
+            Ok::<_, Status>(later.map_or(Ok(append), Err))
         };
         match taken.await {
-            Ok(append) => Some(append),
+            Ok(taken) => taken.map_err(Some),
             Err(status) => {
                 tracing::debug!(%status, "ending a stream of appends");
-                None
+                Err(None)
             }
         }
     }
 
     /// Notes that there is a leader; refuses entries while there is no room at all for them. The
-    /// entries of a leader that is short of room itself are few, and have to be committed.
-    async fn admit(&self, sender: NodeId, append: &Append) -> Result<(), Status> {
+    /// entries of a leader that is short of room itself are few, and have to be committed. A vote:
+    /// of a later term than the leader's, for the answer.
+    async fn admit(&self, sender: NodeId, append: &Append) -> Result<Option<Vote>, Status> {
         let term = append.vote.leader_id().term();
-        self.node.recall().check_leader(term).await?;
+        if let Some(later) = self.node.recall().later_vote(term).await? {
+            return Ok(Some(later));
+        }
         if !append.entries.is_empty() {
             self.node.disk().check_floor()?;
         }
@@ -381,7 +411,7 @@ impl PeerService {
             self.node.leadership().heard(term, committed);
             self.node.recall().note(sender, term, append.leader_commit);
         }
-        Ok(())
+        Ok(None)
     }
 
     async fn receive(

@@ -7,10 +7,12 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use quorate_log::NodeId;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::error::{MembershipError, NodeError};
+use crate::error::{MembershipError, NodeError, Unfit};
+use crate::node::Node;
+use crate::node::leadership::Handed;
+use crate::node::membership::looks::Looks;
 use crate::node::membership::{CAUGHT_UP_LAG, refused};
 use crate::node::status::NodeStatus;
-use crate::node::{MemberInfo, Node};
 
 /// A voter that is to lead next has this long to answer: one that stands still must not hold a stop
 /// up for long.
@@ -55,35 +57,37 @@ impl Node {
         Err(NodeError::NotLeader { node: self.id })
     }
 
-    /// The other voters that were heard of lately, with how far along each is.
-    fn candidates(&self) -> Vec<(u64, MemberInfo)> {
-        let members = self.members().into_iter();
-        let others = members.filter(|info| info.voter && info.id != self.id && self.hears(info.id));
-        let others: Vec<MemberInfo> = others.collect();
+    /// How far a voter has this leader's log; 0: not known yet, or it needs a snapshot first.
+    fn progress_of(&self, id: NodeId) -> u64 {
         let metrics = self.metrics.borrow_watched();
-        let progress = |id: &NodeId| {
-            let matched = metrics.replication.as_ref().and_then(|all| all.get(id));
-            matched.and_then(|matched| matched.as_ref()).map_or(0, |log_id| log_id.index())
-        };
-        others.into_iter().map(|info| (progress(&info.id), info)).collect()
+        let matched = metrics.replication.as_ref().and_then(|all| all.get(&id));
+        matched.and_then(|matched| matched.as_ref()).map_or(0, |log_id| log_id.index())
     }
 
-    /// The other voter that is furthest along, of the ones that answer now: one that died or froze
-    /// a moment ago still counts as heard of.
+    /// The other voters that answer now, with how far along each is: one that died or froze a
+    /// moment ago still counts as heard of.
+    async fn answering(&self) -> Vec<(u64, NodeId, NodeStatus)> {
+        let members = self.members().into_iter();
+        let others = members.filter(|info| info.voter && info.id != self.id && self.hears(info.id));
+        let asked = others.map(async |info| {
+            let report = self.ask_status(&info, SUCCESSOR_ANSWERS_WITHIN).await.ok()?;
+            Some((self.progress_of(info.id), info.id, report.status))
+        });
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    /// The other voter that is furthest along, of those that answer now and can lead.
     ///
     /// # Errors
-    /// There is no other voter; or none answers, or was heard of yet, which may pass.
-    async fn successor(&self) -> Result<NodeId, NodeError> {
+    /// There is no other voter; or none answers, or was heard of yet, which may pass; or none can
+    /// lead.
+    pub(crate) async fn successor(&self) -> Result<NodeId, NodeError> {
         if self.voters().into_iter().all(|voter| voter == self.id) {
             return Err(refused(MembershipError::NoOther));
         }
-        let asked = self.candidates().into_iter().map(async |(at, info)| {
-            let answer = self.ask_status(&info, SUCCESSOR_ANSWERS_WITHIN).await;
-            answer.ok().map(|_| (at, info.id))
-        });
-        let furthest = join_all(asked).await.into_iter().flatten().max();
-        let (_, id) = furthest.ok_or_else(|| refused(MembershipError::NobodyAnswers))?;
-        Ok(id)
+        let answered = self.answering().await;
+        let untaken = |id| self.leadership.was_untaken(id);
+        furthest_fit(self.applied.position().index, &answered, untaken).map_err(refused)
     }
 
     /// As [`Self::successor`], for a leader that stops: nobody asks it again.
@@ -100,38 +104,51 @@ impl Node {
         }
     }
 
-    /// The voter that a leader without room on its disk hands the lead to; `None`: no other has
-    /// room and can lead now.
-    pub(crate) async fn successor_with_room(&self) -> Option<NodeId> {
-        let last = self.metrics.borrow_watched().last_log_index.unwrap_or(0);
-        let asked = self.candidates().into_iter().map(async |(at, info)| {
-            let report = self.ask_status(&info, SUCCESSOR_ANSWERS_WITHIN).await.ok()?;
-            Some((at, info.id, report.status))
-        });
-        let answered: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
-        furthest_with_room(last, &answered)
-    }
-
-    fn check_successor(&self, to: NodeId) -> Result<(), NodeError> {
-        if !self.voters().contains(&to) {
-            return Err(refused(MembershipError::NotVoter { id: to }));
-        }
+    /// Whether a node can lead now.
+    async fn check_successor(&self, to: NodeId) -> Result<(), MembershipError> {
+        let member = self.members().into_iter().find(|info| info.id == to && info.voter);
+        let info = member.ok_or(MembershipError::NotVoter { id: to })?;
         if !self.hears(to) {
-            return Err(refused(MembershipError::Silent { id: to }));
+            return Err(MembershipError::Silent { id: to });
         }
-        Ok(())
+        let report = self.ask_status(&info, SUCCESSOR_ANSWERS_WITHIN).await;
+        let report = report.map_err(|_unanswered| MembershipError::Silent { id: to })?;
+        let of = self.applied.position().index;
+        check_fit(self.progress_of(to), of, &report.status)
+            .map_err(|why| MembershipError::Unfit { id: to, why })
     }
 
-    /// Hands the lead over and waits until the other node leads.
+    /// As [`Self::check_successor`]; looks again for as long as a node counts as alive. A leader
+    /// that was elected just now has not heard of the others yet, and a node that has just started
+    /// does not vote yet.
+    async fn once_fit(&self, to: NodeId) -> Result<(), NodeError> {
+        let mut looks = Looks::for_about(self.counts_as_alive());
+        loop {
+            if self.leadership.was_untaken(to) {
+                return Err(refused(MembershipError::Unfit { id: to, why: Unfit::Untaken }));
+            }
+            let Err(error) = self.check_successor(to).await else { return Ok(()) };
+            if !self.leads() {
+                return Err(NodeError::NotLeader { node: self.id });
+            }
+            if !looks.next().await {
+                return Err(refused(error));
+            }
+        }
+    }
+
+    /// Hands the lead over and waits until the other node leads. From the moment when that is asked
+    /// to, nobody takes writes: if it does not come to lead, `upkeep/untaken.rs` ends that.
     pub(crate) async fn transfer(&self, to: NodeId, deadline: Instant) -> Result<(), NodeError> {
         if to == self.id {
             return Ok(());
         }
-        self.once_heard(|| self.check_successor(to)).await?;
+        self.once_fit(to).await?;
         tracing::info!(to = to.get(), "handing the lead over");
         let asked = self.raft.trigger().transfer_leader(to).await;
         asked.map_err(|error| self.fatal(&error))?;
-        let since = Instant::now();
+        let (since, term) = (Instant::now(), self.term());
+        self.leadership.hands_over(Handed { to, term, since });
         loop {
             let leader = self.current_leader();
             match leader {
@@ -139,6 +156,9 @@ impl Node {
                 // Another node won: the caller tries again there.
                 Some(leader) if leader != self.id => {
                     return Err(NodeError::NotLeader { node: self.id });
+                }
+                Some(_) if self.term() > term => {
+                    return Err(refused(MembershipError::Unfit { id: to, why: Unfit::Untaken }));
                 }
                 _ => {}
             }
@@ -148,61 +168,113 @@ impl Node {
             }
         }
     }
+
+    /// A node that was asked to lead does by then, or another one: without heartbeats, all of them
+    /// stand for election within half of that.
+    pub(crate) fn taken_within(&self) -> Duration {
+        2 * self.silence_max()
+    }
 }
 
 /// Of voters, how far each has this leader's log and what it says of itself: the furthest of those
-/// that have room and could lead at once. From the moment when it is asked to lead, nobody does:
-/// one that needs a snapshot first would not, and each change of the lead would begin that anew.
-fn furthest_with_room(last: u64, answered: &[(u64, NodeId, NodeStatus)]) -> Option<NodeId> {
-    let is_fit = |at: u64, status: &NodeStatus| {
-        let is_near = at > 0 && last.saturating_sub(at) <= CAUGHT_UP_LAG;
-        is_near && !status.disk_low && status.recovering.is_empty()
-    };
-    let fit = answered.iter().filter(|(at, _, status)| is_fit(*at, status));
-    fit.map(|(at, id, _)| (*at, *id)).max().map(|(_, id)| id)
+/// that can lead. `of`: how far this leader has applied. `untaken`: whether a node was asked to
+/// lead and did not.
+fn furthest_fit(
+    of: u64,
+    answered: &[(u64, NodeId, NodeStatus)],
+    untaken: impl Fn(NodeId) -> bool,
+) -> Result<NodeId, MembershipError> {
+    let mut known: Vec<_> = answered.iter().filter(|(at, ..)| *at > 0).collect();
+    known.sort_by_key(|(at, id, _)| std::cmp::Reverse((*at, *id)));
+    let mut why_not = None;
+    for (at, id, status) in known {
+        let fit = match untaken(*id) {
+            true => Err(Unfit::Untaken),
+            false => check_fit(*at, of, status),
+        };
+        match fit {
+            Ok(()) => return Ok(*id),
+            Err(why) => drop(why_not.get_or_insert(MembershipError::Unfit { id: *id, why })),
+        }
+    }
+    Err(why_not.unwrap_or(MembershipError::NobodyAnswers))
+}
+
+/// Whether a voter that is this far can lead at once: one that needs more of the log first would
+/// not, and one without room would take no registrations.
+fn check_fit(at: u64, of: u64, status: &NodeStatus) -> Result<(), Unfit> {
+    if at == 0 || of.saturating_sub(at) > CAUGHT_UP_LAG {
+        return Err(Unfit::Behind { at, of });
+    }
+    if status.disk_low {
+        return Err(Unfit::Full);
+    }
+    match status.recovering.as_str() {
+        "" => Ok(()),
+        doubt => Err(Unfit::Doubtful(doubt.to_owned())),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn node(id: u64) -> NodeId {
+        NodeId::new(id).unwrap()
+    }
+
     #[test]
-    fn the_lead_goes_to_a_voter_with_room_that_can_lead_at_once() {
+    fn the_lead_goes_to_the_furthest_voter_that_can_lead_at_once() {
         let voter = |at, id, disk_low, recovering: &str| {
             let recovering = recovering.to_owned();
             let status = NodeStatus { disk_low, recovering, ..NodeStatus::default() };
-            (at, NodeId::new(id).unwrap(), status)
+            (at, node(id), status)
         };
+        let unfit = |id, why| Err(MembershipError::Unfit { id: node(id), why });
         let last = 10_000;
         let near = last - CAUGHT_UP_LAG;
+        let behind = |at| Unfit::Behind { at, of: last };
+        let nobody = Err(MembershipError::NobodyAnswers);
         for (what, voters, expected) in [
-            ("nobody answers", &[][..], None),
-            (
-                "the one that is furthest",
-                &[voter(near, 2, false, ""), voter(last, 3, false, "")],
-                Some(3),
-            ),
-            (
-                "not one without room",
-                &[voter(near, 2, false, ""), voter(last, 3, true, "")],
-                Some(2),
-            ),
+            ("nobody answers", &[][..], nobody.clone()),
+            ("nobody's log is known", &[voter(0, 2, false, "")], nobody),
+            ("the furthest", &[voter(last, 3, false, ""), voter(near, 2, false, "")], Ok(node(3))),
+            ("not a full one", &[voter(near, 2, false, ""), voter(last, 3, true, "")], Ok(node(2))),
             (
                 "nor one that doubts its log",
                 &[voter(near, 2, false, ""), voter(last, 3, false, "old")],
-                Some(2),
+                Ok(node(2)),
+            ),
+            (
+                "nor one that did not take it",
+                &[voter(near, 2, false, ""), voter(last, 4, false, "")],
+                Ok(node(2)),
             ),
             (
                 "nor one that is behind",
-                &[voter(near - 1, 2, false, ""), voter(last, 3, true, "")],
-                None,
+                &[voter(near - 1, 2, false, "")],
+                unfit(2, behind(near - 1)),
             ),
-            ("nor one that needs a snapshot", &[voter(0, 2, false, "")], None),
-            ("nobody has room", &[voter(last, 2, true, ""), voter(last, 3, true, "")], None),
+            (
+                "of none, the furthest says why",
+                &[voter(near - 1, 2, false, ""), voter(last, 3, true, "")],
+                unfit(3, Unfit::Full),
+            ),
+            (
+                "all that could be has been tried",
+                &[voter(last, 4, false, ""), voter(near, 2, false, "old")],
+                unfit(4, Unfit::Untaken),
+            ),
         ] {
-            assert_eq!(furthest_with_room(last, voters).map(NodeId::get), expected, "{what}");
+            let found = furthest_fit(last, voters, |id| id == node(4));
+            assert_eq!(found, expected, "{what}");
         }
-        let young = [voter(0, 2, false, "")];
-        assert_eq!(furthest_with_room(5, &young), None, "it has nothing of a short log");
+    }
+
+    #[test]
+    fn a_voter_without_this_leaders_log_is_behind_also_where_that_is_short() {
+        let status = NodeStatus::default();
+        assert_eq!(check_fit(0, 5, &status), Err(Unfit::Behind { at: 0, of: 5 }));
+        assert_eq!(check_fit(1, 5, &status), Ok(()));
     }
 }

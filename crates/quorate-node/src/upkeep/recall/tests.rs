@@ -84,6 +84,9 @@ async fn one_that_is_behind_votes_only_for_who_has_what_it_promised() {
     }
     assert!(recall.check_leader(4).await.is_err());
     assert!(recall.check_leader(5).await.is_ok());
+    let later = recall.later_vote(4).await.unwrap();
+    assert_eq!(later, Some(Vote::new(5, node(1))), "a leader that it outvoted steps down");
+    assert_eq!(recall.later_vote(5).await.unwrap(), None);
     assert!(recall.check_stands(at(5, 19)).await.is_err());
     assert!(recall.check_stands(at(5, 20)).await.is_ok());
     assert!(!recall.knows_its_vote(4) && recall.knows_its_vote(5));

@@ -50,7 +50,7 @@ fn a_service_that_was_not_read_yet_takes_no_changes() {
     let kind = ChangeKind::Added as i32;
     let change = Change { revision: 6, kind, instance: Some(instance("b2")), reason: 0 };
     assert_eq!(topics.apply(vec![change]), Vec::<String>::new());
-    topics.move_to(7);
+    topics.move_to(&topics.names(), 7);
     let now = Instant::now();
     topics.remove(&a, now);
     assert!(topics.forget_unused(now + LINGER));
@@ -61,7 +61,7 @@ fn a_service_that_was_not_read_yet_takes_no_changes() {
     let part = Service { name: "b".to_owned(), instances, ..Service::default() };
     topics.replace(&["b".to_owned()], 6, vec![part]);
     assert_eq!(b.current.load().len(), 2);
-    topics.move_to(8);
+    topics.move_to(&topics.names(), 8);
     assert_eq!(topics.lowest(&topics.names()), 8);
 }
 
@@ -91,6 +91,29 @@ fn a_service_stays_for_a_while_after_its_last_view() {
     topics.remove(&a, now);
     topics.refuse("a", Error::NoAddresses);
     assert!(topics.names().is_empty());
+}
+
+/// It was right as of then; the stream of the others says nothing of it.
+#[test]
+fn a_service_that_was_refused_for_a_while_does_not_go_back_in_time() {
+    let mut topics = Topics::default();
+    let (refused, other) = (view("refused"), view("other"));
+    topics.add(refused.clone());
+    topics.add(other);
+    let part = |ids: &[&str]| {
+        let instance = |id: &&str| Instance { id: (*id).to_owned(), ..Instance::default() };
+        let instances = ids.iter().map(instance).collect();
+        vec![Service { name: "refused".to_owned(), instances, ..Service::default() }]
+    };
+    topics.replace(&topics.names(), 9, part(&["a"]));
+    topics.refuse("refused", Error::NoAddresses);
+    assert_eq!(topics.synced(), ["other"], "an audit would be refused");
+    topics.move_to(&["other".to_owned()], 12);
+    // It is allowed again, by a node that is behind.
+    topics.replace(&["refused".to_owned()], 8, part(&[]));
+    assert!(topics.refused("refused").is_none());
+    assert_eq!(topics.known("refused").map(|(at, all)| (at, all.len())), Some((9, 1)));
+    assert_eq!(topics.lowest(&topics.names()), 9, "from there on changes are needed");
 }
 
 #[test]
