@@ -13,6 +13,7 @@ use crate::cli::{Ran, ask, quorate};
 use crate::cluster::{Cluster, LEADER_WITHIN, Settings};
 use crate::crowd::Crowd;
 use crate::damage::copy;
+use crate::skipped::skipped;
 use crate::wait::eventually;
 
 const TTL: Duration = Duration::from_secs(3_600);
@@ -238,7 +239,7 @@ fn mount_at(dir: &Path) -> Option<impl Drop> {
     match mount_bind(dir, dir) {
         Ok(()) => Some(Mounted(dir.to_owned())),
         Err(error) => {
-            eprintln!("SKIPPED: a mounted log needs a bind mount, which is refused: {error}");
+            skipped("a mounted log", format!("a bind mount: {error}"));
             None
         }
     }

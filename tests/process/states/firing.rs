@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::built::{installed, root};
+use crate::skipped::skipped;
 
 /// About how fast the machine is: by histograms.
 const OF_THE_MACHINE: [&str; 6] = [
@@ -56,12 +57,11 @@ impl Scrape {
 
 /// # Errors
 /// Others fire.
-#[allow(clippy::print_stdout, reason = "why less was tested")]
 pub(super) async fn are(expected: &[&str], before: &Scrape, now: &Scrape) -> Result<(), String> {
     let promtool = match installed(".ci/install-prometheus", &["promtool"]) {
         Ok(promtool) => promtool,
         Err(reason) => {
-            println!("SKIPPED: which alerts fire: {reason}");
+            skipped("which alerts fire", reason);
             return Ok(());
         }
     };
