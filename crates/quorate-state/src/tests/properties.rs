@@ -215,7 +215,7 @@ fn check_same(registry: &Registry, model: &Model) {
     };
     let found: BTreeMap<_, _> = registry.services.iter().map(service).collect();
     assert_eq!(found, model.services);
-    assert_eq!(registry.last_lease.0, model.leases_given);
+    assert_eq!(registry.last_lease, model.leases_given);
     let mut expected = model.overrides.clone();
     expected.sort_by(|(one, _), (other, _)| one.cmp(other));
     let overrides = registry.overrides.iter();

@@ -112,14 +112,14 @@ impl RegistryService {
         let within = rights::within(&self.node, &caller);
         let register = Register { within, ..convert::register(request)? };
         self.check_lease(lease, cluster_id)?;
-        let (granted, revision) = self.node.propose(register, id, deadline).await?;
+        let (registered, revision) = self.node.propose(register, id, deadline).await?;
         let answer = RegisterResponse {
             header: header(&self.node, revision.0, 0),
-            lease_id: granted.lease.0,
-            ttl_ms: granted.ttl.as_ms(),
-            incarnation: granted.incarnation.0,
+            lease_id: registered.lease.0,
+            ttl_ms: registered.ttl.as_ms(),
+            incarnation: registered.incarnation.0,
         };
-        Ok(granted(revision.0, lease, answer))
+        Ok(granted(revision.0, registered.lease, answer))
     }
 
     async fn on_renew(&self, call: Call<RenewRequest>) -> Handled<RenewResponse> {

@@ -72,11 +72,9 @@ pub(super) fn granted<A>(revision: u64, lease: LeaseId, answer: A) -> Response<A
 /// keeps, as far as this node knows.
 pub(super) fn subject(node: &Node, method: Method, touched: &Touched<'_>) -> Subject {
     let subject = touched.subject();
-    if method != Method::Deregister || touched.lease == 0 {
-        return subject;
-    }
+    let (Method::Deregister, Some(id)) = (method, touched.lease) else { return subject };
     let registry = node.applied().registry();
-    let Some(lease) = registry.lease(LeaseId(touched.lease)) else { return subject };
+    let Some(lease) = registry.lease(id) else { return subject };
     of_instances(subject, lease.instances())
 }
 
