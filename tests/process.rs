@@ -20,6 +20,8 @@ mod ca_name;
 mod calls;
 #[path = "process/canaries.rs"]
 mod canaries;
+#[path = "process/canaries_three.rs"]
+mod canaries_three;
 #[path = "process/certs.rs"]
 mod certs;
 #[path = "process/cli.rs"]
@@ -78,6 +80,8 @@ mod golden;
 mod graceful_stop;
 #[path = "process/health.rs"]
 mod health;
+#[path = "cluster/issuer.rs"]
+mod issuer;
 #[path = "process/kill.rs"]
 mod kill;
 #[path = "process/lies.rs"]

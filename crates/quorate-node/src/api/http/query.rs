@@ -124,13 +124,14 @@ impl Query {
     /// # Errors
     /// There are parameters that the route does not know.
     pub(super) fn done(&self) -> Result<(), Problem> {
-        let Some((name, value)) = self.left.first() else { return Ok(()) };
+        // Its value is not repeated: it may be a token, which belongs into a header.
+        let Some((name, _)) = self.left.first() else { return Ok(()) };
         let known = match &*self.known {
             [] => "none".to_owned(),
             known => known.join(", "),
         };
         let limit = format!("is no parameter of this route, which takes {known}");
-        Err(Problem::invalid(name, value, &limit))
+        Err(Problem::wrong(name, &limit))
     }
 }
 
