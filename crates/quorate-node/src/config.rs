@@ -256,12 +256,12 @@ impl Default for Tunables {
 /// A cluster's name, unless another one is configured.
 pub const CLUSTER_NAME: &str = "quorate";
 
-/// No time needs to be longer, ms.
 /// Of an address without TLS that others reach.
 const OPEN_TO_ALL: &str = "other machines reach that, and anyone there could read and change \
                            everything; set up TLS (--tls-cert, --tls-key, --tls-ca; `quorate certs` \
                            makes a set), or say that the network keeps strangers out (--insecure)";
 
+/// No time needs to be longer, ms.
 const HOUR_MS: u64 = 3_600_000;
 /// No log needs to be longer.
 const ENTRIES_MAX: u64 = 1_000_000_000;
@@ -372,26 +372,6 @@ impl Config {
         }
         let Some(listen) = self.http_listen else { return Ok(()) };
         check("http_listen", listen, !self.is_open(listen), OPEN_TO_ALL)
-    }
-
-    /// Who may ask is said by network: DNS has no tokens.
-    fn validate_dns(&self) -> Result<(), ConfigError> {
-        let Dns { domain, allow, namespaces, .. } = &self.dns;
-        if let Err(error) = quorate_dns::Settings::new(domain) {
-            check("dns.domain", domain, false, error.to_string())?;
-        }
-        for name in namespaces {
-            let known = quorate_state::Namespace::new("dns.namespaces", name);
-            check("dns.namespaces", name, known.is_ok(), "must be names of namespaces")?;
-        }
-        let Some(listen) = self.dns_listen else { return Ok(()) };
-        check(
-            "dns_listen",
-            listen,
-            listen.ip().is_loopback() || !allow.is_empty(),
-            "other machines reach that, and DNS knows no tokens: name the networks that may ask \
-             (--dns-allow 10.0.0.0/8)",
-        )
     }
 
     /// Whether anyone on other machines could come in here.
