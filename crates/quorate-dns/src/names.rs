@@ -161,12 +161,11 @@ fn below_svc<'a>(labels: &[&str], registry: &'a Registry, settings: &Settings) -
     if labels.len() > LABELS_MAX {
         return Asked::Nothing;
     }
-    let (mut refused, mut has_below) = (false, false);
+    let mut has_below = false;
     for of_namespace in (1..=labels.len().min(NAMESPACE_LABELS_MAX)).rev() {
         let (left, namespace) = labels.split_at(labels.len() - of_namespace);
         let Ok(namespace) = Namespace::new("namespace", &namespace.join(".")) else { continue };
         if !settings.allows(namespace.as_str()) {
-            refused = true;
             continue;
         }
         for from in 0..left.len() {
@@ -184,11 +183,19 @@ fn below_svc<'a>(labels: &[&str], registry: &'a Registry, settings: &Settings) -
             false => registry.has_service_below(&namespace, &left.join(".")),
         };
     }
-    match has_below || has_namespace_below(&labels.join("."), registry, settings) {
+    let name = labels.join(".");
+    match has_below || has_namespace_below(&name, registry, settings) {
         true => Asked::Branch,
-        false if refused => Asked::NotAllowed,
-        false => Asked::Nothing,
+        false if is_answered_for(&name, settings) => Asked::Nothing,
+        false => Asked::NotAllowed,
     }
+}
+
+/// Whether a name is that of a namespace that is answered for, or below it.
+fn is_answered_for(name: &str, settings: &Settings) -> bool {
+    let allowed = &settings.namespaces;
+    let covers = |of: &String| name.eq_ignore_ascii_case(of) || is_end(name, of);
+    allowed.is_empty() || allowed.iter().any(covers)
 }
 
 fn has_services(registry: &Registry, namespace: &Namespace) -> bool {

@@ -100,6 +100,32 @@ fn a_name_that_does_not_exist_is_told_so_however_many_do() {
     assert_eq!(code(&answer), Refused, "nothing of what it is answered for ends so");
 }
 
+/// An allowed namespace is a part of the name: what stands before it is none.
+#[test]
+fn nobody_in_a_namespace_that_is_answered_for_is_told_so() {
+    let registry = orders(1);
+    let settings = Settings { namespaces: vec!["prod".into(), "a.b.c.d.e".into()], ..settings() };
+    use ResponseCode::{NXDomain, NoError, Refused};
+    for (name, wanted) in [
+        ("orders.prod", NoError),
+        ("nobody.prod", NXDomain),
+        ("NoBody.Prod", NXDomain),
+        ("x9.orders.prod", NXDomain),
+        ("_http._udp.orders.prod", NXDomain),
+        ("nobody.a.b.c.d.e", NXDomain),
+        ("prod.test", Refused),
+        ("b.c.d.e", Refused),
+        ("aprod", Refused),
+    ] {
+        let name = format!("{name}.svc.quorate.");
+        let tcp = (Room::Tcp, None);
+        let (answer, _) = ask_in(&registry, &settings, &name, RecordType::A, tcp);
+        assert_eq!(code(&answer), wanted, "{name}");
+        let soa = usize::from(wanted == NXDomain);
+        assert_eq!(answer.authorities.len(), soa, "{name}");
+    }
+}
+
 #[test]
 fn own_zone_comes_first_and_namespaces_are_kept_apart() {
     let mut registry = orders(1);
