@@ -142,6 +142,7 @@ async fn names_of_services_are_answered_by_each_node_that_lives() {
         quorate(&args).await.expect(0);
     };
     run("register web a --endpoint http=http://10.1.2.3:80 --ttl 1h --once").await;
+    run("register pay p --endpoint http=http://10.1.2.3:80 --ttl 1h --once").await;
     let has = Answered { code: NO_ERROR, is_cut: false, answers: 1, end: [10, 1, 2, 3] };
     let name = "web.default.svc.quorate";
     for to in &dns {
@@ -174,8 +175,13 @@ async fn names_of_services_are_answered_by_each_node_that_lives() {
         other => Err(format!("{other:?}")),
     })
     .await;
+    // Nor does it say that a service has no instances.
     let has_none = asked_by_tcp(&dns[2], name, A).await;
-    assert_eq!((has_none.code, has_none.answers), (NO_ERROR, 0));
+    assert_eq!((has_none.code, has_none.answers), (FAILED, 0));
+    let has_one = asked_by_tcp(&dns[2], "pay.default.svc.quorate", A).await;
+    assert_eq!(has_one, has);
+    let other = asked_by_tcp(&dns[2], "pay.default.svc.quorate", AAAA).await;
+    assert_eq!((other.code, other.answers), (NO_ERROR, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -193,7 +193,8 @@ pub struct Tunables {
     /// 3,600,000 (an hour), maximum a day.
     pub dns_max_stale_ms: u64,
     /// DNS queries of one network (a /24 of IPv4, a /56 of IPv6) that are answered in a second;
-    /// others are told to ask by TCP, or nothing. Default 1,000, minimum 1.
+    /// others are told to ask by TCP, or nothing. One counts as several where more than 1,000
+    /// instances are looked at for it. Default 1,000, minimum 1.
     pub dns_queries_per_second: u32,
     /// Connections for DNS over TCP; from one address half as many. Default 256, minimum 4.
     /// `quorate` lowers it to an eighth of its limit of descriptors, or less where there are few.
