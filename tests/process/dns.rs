@@ -129,7 +129,8 @@ pub(crate) async fn answering_with(tables: &[&str], settings: Settings) -> (Clus
         .zip(&dns)
         .zip(tables)
         .map(|((id, dns), table)| (id, format!("dns_listen = {dns:?}\n[dns]\n{table}\n")));
-    let settings = Settings { head: head.collect(), ..settings };
+    let tunables = format!("deny_after_ms = 0\n{}", settings.tunables);
+    let settings = Settings { head: head.collect(), tunables, ..settings };
     (Cluster::start_with(tables.len() as u64, settings).await, dns)
 }
 

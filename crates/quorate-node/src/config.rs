@@ -187,6 +187,10 @@ pub struct Tunables {
     /// 25 KiB. `quorate` lowers it to a quarter of its limit of descriptors, or less where there
     /// are few.
     pub http_connections_max: usize,
+    /// In a cluster that was founded less than this ago, nothing is said not to be there: DNS
+    /// answers SERVFAIL for it, and `/sd/prometheus` 503. What was registered in a cluster that
+    /// lost its disks may still be on its way to this one. ms. Default 30,000, minimum 0.
+    pub deny_after_ms: u64,
     /// How long a resolver may keep what it was told by DNS, s. Default 5, maximum 3,600.
     pub dns_ttl_s: u32,
     /// A node whose registry may be older than this answers nothing by DNS (SERVFAIL), ms. Default
@@ -241,6 +245,7 @@ impl Default for Tunables {
             connections_per_address_max: 5_000,
             peer_connections_max: 256,
             http_connections_max: 2_560,
+            deny_after_ms: 30_000,
             dns_ttl_s: 5,
             dns_max_stale_ms: HOUR_MS,
             dns_queries_per_second: 1_000,
@@ -444,6 +449,7 @@ impl Tunables {
             ("bookmark_ms", self.bookmark_ms),
             ("shutdown_grace_ms", self.shutdown_grace_ms),
             ("upgrade_after_ms", self.upgrade_after_ms),
+            ("deny_after_ms", self.deny_after_ms),
             ("connection_idle_ms", self.connection_idle_ms),
         ] {
             check(field, value, value <= HOUR_MS, format!("must be at most {HOUR_MS} (an hour)"))?;

@@ -124,7 +124,7 @@ impl Resolver {
         // a resolver takes no for an answer, and asks another node where this one fails.
         let is_unknown =
             answer.code == ResponseCode::NXDomain && self.settings.is_below_svc(&question.name);
-        let may_be_elsewhere = || age_ms > CURRENT_MS;
+        let may_be_elsewhere = || age_ms > CURRENT_MS || !self.node.is_settled(&registry);
         match (is_unknown || answer.lacks_instances) && may_be_elsewhere() {
             true => Answer { looked: answer.looked, ..failed() },
             false => answer,

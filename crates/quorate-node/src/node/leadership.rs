@@ -1,7 +1,7 @@
 //! The leader, as far as this node knows, and how fresh that is.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use quorate_log::NodeId;
@@ -24,6 +24,8 @@ pub(crate) struct Leadership {
     committed: AtomicU64,
     stopping: AtomicBool,
     removed: watch::Sender<bool>,
+    /// Since when this process knows that it is in a cluster.
+    inside_since: OnceLock<Instant>,
 }
 
 /// A moment before which everything that was acknowledged is in each state that has come as far as
@@ -53,7 +55,19 @@ impl Leadership {
         let suspect = watch::Sender::new(None);
         let (heard, committed, stopping, members_as_of) = Default::default();
         let removed = watch::Sender::new(false);
-        Self { view, members_as_of, contact, moment, suspect, heard, committed, stopping, removed }
+        let inside_since = OnceLock::new();
+        Self {
+            view,
+            members_as_of,
+            contact,
+            moment,
+            suspect,
+            heard,
+            committed,
+            stopping,
+            removed,
+            inside_since,
+        }
     }
 
     /// The leader that this node follows or is; `None`: lost.
@@ -109,6 +123,16 @@ impl Leadership {
         let mut removed = self.removed.subscribe();
         // Its sender is here: it does not end.
         let _ = removed.wait_for(|removed| *removed).await;
+    }
+
+    /// This node is in a cluster.
+    pub(crate) fn set_inside(&self) {
+        self.inside_since.get_or_init(Instant::now);
+    }
+
+    /// How long it has been, in this process.
+    pub(super) fn inside_for(&self) -> Duration {
+        self.inside_since.get().map_or(Duration::ZERO, Instant::elapsed)
     }
 
     /// How far leaders said they have committed, at least.
