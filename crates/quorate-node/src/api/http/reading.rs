@@ -19,7 +19,7 @@ use quorate_proto::v1::{
 use quorate_state::{Namespace, Registry, Revision, ServiceKey, ServiceName};
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
-use tonic::Response;
+use tonic::{Response, Status};
 use utoipa::ToSchema;
 
 use crate::access;
@@ -38,6 +38,7 @@ use crate::api::http::shown::{
 use crate::api::http::shown_inspection::Inspection;
 use crate::api::http::shown_status::ShownStatus;
 use crate::api::http::watching;
+use crate::applied::readers::Reader;
 use crate::error::CallError;
 use crate::node::Node;
 use crate::wall;
@@ -189,6 +190,8 @@ async fn once_changed(
     since: Position,
     wait: Duration,
 ) -> Result<Fetched, Problem> {
+    // Who may not is told so, however many are under way.
+    asked.check_ahead(api, Method::Fetch, request.clone())?;
     let _long = api.long()?;
     let Position { cluster_id, revision } = since;
     let namespace = Namespace::new("namespace", &request.namespace).map_err(CallError::from)?;
@@ -200,9 +203,9 @@ async fn once_changed(
     let request = FetchRequest { cluster_id, min_revision: min.max(revision), ..request };
     let until = Instant::now() + wait;
     let until = asked.left().map_or(until, |left| until.min(grpc::door::deadline_in(left)));
-    let mut positions = api.node.applied().positions();
+    let reader = Reader::begin(api.node.applied(), key.clone());
+    let mut nothing_comes = pin!(grpc::nothing_comes(&api.node));
     loop {
-        positions.mark_unchanged();
         // Each time by the one door: its right may have ended meanwhile.
         let fetched = fetch(api, asked, request.clone()).await?;
         let ends = api.node.stop().is_cancelled() || asked.line.leaving().is_cancelled();
@@ -212,8 +215,16 @@ async fn once_changed(
             return Ok(fetched);
         }
         let seen = fetched.1.revision;
-        let mut moved = pin!(watching::moved(&api.node, &asked.line, &mut positions, &key, seen));
-        while timeout_at(until.min(Instant::now() + LOOK_AGAIN), &mut moved).await.is_err() {
+        let mut moved = pin!(watching::moved(&api.node, &asked.line, &reader, &key, seen));
+        loop {
+            let look = until.min(Instant::now() + LOOK_AGAIN);
+            let woken = tokio::select! {
+                woken = timeout_at(look, &mut moved) => woken.is_ok(),
+                error = &mut nothing_comes => return Err(Status::from(error).into()),
+            };
+            if woken {
+                break;
+            }
             asked.check_ahead(api, Method::Fetch, request.clone())?;
             if Instant::now() >= until {
                 break;
