@@ -83,11 +83,26 @@ async fn what_is_registered_is_read_as_json_on_every_node() {
         assert_eq!(instance["lease_id"], registered.lease_id.to_string(), "no number: {fetched:?}");
         let cluster_id = fetched.body["header"]["cluster_id"].as_str().unwrap();
         let revision = fetched.body["service"]["revision"].as_str().unwrap();
-        let etag = format!("\"{cluster_id}-{revision}\"");
-        assert_eq!(fetched.header("etag"), Some(&*etag), "{fetched:?}");
+        let etag = fetched.header("etag").unwrap();
+        assert!(etag.starts_with(&format!("\"{cluster_id}-{revision}-")), "{fetched:?}");
+        assert_eq!(fetched.body["index"], format!("{cluster_id}-{revision}"), "{fetched:?}");
         let line = format!("If-None-Match: {etag}");
         let same = [&*format!("GET {WEB} HTTP/1.0"), "Host: 127.0.0.1:1", &line];
         assert_eq!(send(http, &same, b"").await.status, 304);
+        // Of another part of it, that is no answer.
+        let part = [&*format!("GET {WEB}?tag=none HTTP/1.0"), "Host: 127.0.0.1:1", &line];
+        let part = send(http, &part, b"").await;
+        assert_eq!(
+            (part.status, &part.body["service"]["instances"]),
+            (200, &json!([])),
+            "{part:?}"
+        );
+        let any = |path: &str| format!("GET {path} HTTP/1.0");
+        let nobody = WEB.replace("web", "nobody");
+        for (path, status) in [(WEB, 304), (&nobody, 200)] {
+            let any = [&*any(path), "Host: 127.0.0.1:1", "If-None-Match: *"];
+            assert_eq!(send(http, &any, b"").await.status, status, "{path}");
+        }
 
         let one = get(http, &format!("{WEB}/instances/a?consistency=local")).await;
         assert_eq!(&one.body["instance"], instance, "{one:?}");

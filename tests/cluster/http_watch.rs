@@ -330,7 +330,7 @@ async fn a_page_behind_the_last_instance_is_still_of_its_service() {
     let whole = get(http, WEB).await;
     let behind = get(http, &format!("{WEB}?after=web/zzzz")).await;
     assert_eq!(behind.body["index"], whole.body["index"], "{behind:?}");
-    assert_eq!(behind.header("etag"), whole.header("etag"), "{behind:?}");
+    assert_ne!(behind.header("etag"), whole.header("etag"), "another part: {behind:?}");
     let (service, none) = (&behind.body["service"], json!([]));
     assert_eq!((&service["known"], &service["instances"]), (&json!(true), &none), "{behind:?}");
     let index = whole.body["index"].as_str().unwrap();

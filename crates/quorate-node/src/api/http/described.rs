@@ -244,7 +244,7 @@ impl Document {
             (ETAG, self.tag.as_str()),
             (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         ];
-        if reading::is_known(headers, &self.tag) {
+        if reading::is_known(headers, &self.tag, true) {
             return (StatusCode::NOT_MODIFIED, common).into_response();
         }
         (common, [(CONTENT_TYPE, "application/json")], self.text.clone()).into_response()

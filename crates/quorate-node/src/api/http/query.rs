@@ -182,7 +182,7 @@ pub(super) fn status(field: &str, text: &str) -> Result<i32, Problem> {
     Ok(status.into())
 }
 
-/// `CLUSTER-REVISION`, as ETags and event ids have it, or a revision alone.
+/// `CLUSTER-REVISION`, as `index` and event ids have it, or a revision alone.
 ///
 /// # Errors
 /// It is none.

@@ -1,5 +1,6 @@
 //! What reads.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -118,15 +119,16 @@ pub(super) async fn service(State(api): State<Api>, mut asked: Asked) -> Answere
     };
     let wanted = watching::wanted(&mut asked.query)?;
     asked.query.done()?;
+    let form = form(&request);
     let waits = wanted.and_then(|wanted| Some((wanted.since(&api.node)?, wanted.wait)));
     let since = waits.map(|(since, _)| Revision(since.revision));
     let (answer, head) = match waits {
         Some((since, wait)) => once_changed(&api, &asked, request, since, wait).await?,
         None => fetch(&api, &asked, request).await?,
     };
-    let (index, etag) = place(&api.node, &answer, &head, since);
+    let (index, etag) = place(&api.node, &answer, &head, (since, form));
     let tag = HeaderValue::from_str(&etag).expect("invariant: digits are a header's value");
-    if is_known(&asked.headers, &etag) {
+    if is_known(&asked.headers, &etag, head.revision > 0) {
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, tag)]).into_response());
     }
     let show = |answer: EncodedFetchResponse| {
@@ -140,6 +142,15 @@ pub(super) async fn service(State(api): State<Api>, mut asked: Asked) -> Answere
     Ok(response)
 }
 
+/// What an answer depends on besides its service and the revision: which part is asked for, and how
+/// this version of the program shows it.
+fn form(request: &FetchRequest) -> u64 {
+    let FetchRequest { statuses, tags, zones, limit, after, .. } = request;
+    let mut hasher = DefaultHasher::new();
+    (env!("CARGO_PKG_VERSION"), statuses, tags, zones, limit, after).hash(&mut hasher);
+    hasher.finish()
+}
+
 /// Where a caller stands that has this answer, and the tag of what it is sent: a service has a
 /// revision of its own for each list of instances; one that is not known has none, and may have had
 /// instances before it was forgotten.
@@ -147,7 +158,7 @@ fn place(
     node: &Node,
     answer: &Response<EncodedFetchResponse>,
     head: &Head,
-    since: Option<Revision>,
+    (since, form): (Option<Revision>, u64),
 ) -> (String, String) {
     let (cluster_id, now) = answer
         .get_ref()
@@ -157,8 +168,8 @@ fn place(
     let stands = stands(&node.applied().registry(), head.revision, since, now);
     let index = shown::position(cluster_id, stands);
     let etag = match head.revision {
-        0 => format!("\"{}-unknown\"", shown::hex(cluster_id)),
-        _ => format!("\"{index}\""),
+        0 => format!("\"{}-unknown-{form:016x}\"", shown::hex(cluster_id)),
+        _ => format!("\"{index}-{form:016x}\""),
     };
     (index, etag)
 }
@@ -254,11 +265,11 @@ async fn fetch(api: &Api, asked: &Asked, request: FetchRequest) -> Result<Fetche
     Ok((answer, Head::decode(service).expect(OWN)))
 }
 
-/// Whether the caller has what has this tag.
-pub(super) fn is_known(headers: &HeaderMap, etag: &str) -> bool {
+/// Whether the caller has what has this tag; `*` is whatever is there, if anything is.
+pub(super) fn is_known(headers: &HeaderMap, etag: &str, is_there: bool) -> bool {
     let lists = headers.get_all(IF_NONE_MATCH).iter().filter_map(|list| list.to_str().ok());
     let mut tags = lists.flat_map(|list| list.split(',')).map(str::trim);
-    tags.any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
+    tags.any(|tag| tag == "*" && is_there || tag.trim_start_matches("W/") == etag)
 }
 
 #[derive(Debug, Serialize, ToSchema)]
