@@ -73,6 +73,8 @@ parameters! {
     LocalOnly: "local_only";
     Incarnation: "incarnation";
     OfCluster: "cluster_id";
+    /// The `RequestId` of a write whose route takes no body.
+    OfWrite: "request_origin" "request_number" "request_done_below" "request_age_ms";
 }
 
 /// One name means one thing, on all routes.
@@ -122,6 +124,10 @@ fn parameter(name: &str, is_path: bool) -> Parameter {
         "local_only" => (schemas::words(&["true", "false"]), "Do not ask the other members."),
         "incarnation" => (schemas::digits(), "Refuse where a newer one holds it."),
         "cluster_id" => (schemas::cluster_id(), "Refuse if it is another one."),
+        "request_origin" => (schemas::digits(), "The `origin` of the write's `RequestId`."),
+        "request_number" => (schemas::digits(), "Its `number`: the same in each attempt."),
+        "request_done_below" => (schemas::digits(), "Its `done_below`."),
+        "request_age_ms" => (schemas::digits(), "Its `age_ms`: since the first attempt."),
         _ => unreachable!("invariant: each parameter has its words here"),
     };
     let place = match name {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 use quorate_log::ClusterId;
-use quorate_proto::v1::{Consistency, InstanceStatus};
+use quorate_proto::v1::{Consistency, InstanceStatus, RequestId};
 
 use crate::api::grpc::door;
 use crate::api::http::problem::Problem;
@@ -106,6 +106,20 @@ impl Query {
             None => Ok(Position::default()),
             Some(text) => position(name, &text),
         }
+    }
+
+    /// The caller's name for a write whose route takes no body, where it has one.
+    ///
+    /// # Errors
+    /// A part of it is no number.
+    pub(super) fn request_id(&mut self) -> Result<Option<RequestId>, Problem> {
+        let id = RequestId {
+            origin: self.number("request_origin")?,
+            number: self.number("request_number")?,
+            done_below: self.number("request_done_below")?,
+            age_ms: self.number("request_age_ms")?,
+        };
+        Ok((id != RequestId::default()).then_some(id))
     }
 
     /// How long the caller waits for its answer, where it says so; no longer than calls may take.
