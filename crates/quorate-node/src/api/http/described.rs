@@ -102,17 +102,17 @@ fn parameter(name: &str, is_path: bool) -> Parameter {
         "zone" => (schemas::many(schemas::name()), "Instances in one of these alone."),
         "index" => (schemas::position(), "The `index` of the answer before: wait for a change."),
         "wait" => {
-            let about = "For so long, 5m unless it says, 10m at most; without a unit, ms.";
+            let about = "For so long, 5m unless it says, 10m at most.";
             (schemas::duration(), about)
         }
         "namespace" => (schemas::optional_name(), "\"default\" unless it says."),
         "endpoint" => (schemas::optional_name(), "The one of this name alone; else each of them."),
         "max_age" => {
-            let about = "Refuse to tell what may be older, 1h unless it says; without a unit, ms.";
+            let about = "Refuse to tell what may be older, 1h unless it says.";
             (schemas::duration(), about)
         }
         "timeout" => {
-            let about = "How long the caller waits, 60s at most; without a unit, ms.";
+            let about = "How long the caller waits, 60s at most.";
             (schemas::some_duration(), about)
         }
         "from" => {
