@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use quorate_node::Start;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -309,4 +310,31 @@ async fn an_instance_that_came_by_http_with_a_check_is_probed() {
     assert!(critical["health_reason"].as_str().unwrap().contains("HTTP status 500"), "{critical}");
     targets.answer("/up", targets::Answer::Status(200));
     assert_eq!(becomes("PASSING").await["status"], "UP");
+}
+
+/// Before it is in a cluster, it has no members whose names it could know.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_waits_answers_under_its_own_names_and_its_founders() {
+    let mut cluster = Cluster::prepare_founders(1).await;
+    let config = cluster.config_mut(1);
+    config.advertise = Some("me.example:7001".to_owned());
+    config.peer_advertise = Some("peer.example:7101".to_owned());
+    let founders = [(1, "peer.example:7101"), (2, "two.example:7101"), (3, "three.example:7101")];
+    let founders = founders.map(|(id, address)| (id, address.to_owned()));
+    config.start = Start::Bootstrap(founders.into());
+    cluster.restart(1).await;
+    let http = cluster.http_address(1);
+    let asked = async |host: &str| {
+        let line = "GET /api/v1/status?local_only=true HTTP/1.0";
+        send(http, &[line, &format!("Host: {host}")], b"").await
+    };
+    for host in ["me.example", "ME.example:7201", "peer.example", "two.example:1"] {
+        let answer = eventually("it is known", || async {
+            Some(asked(host).await).filter(|answer| answer.body["field"] != "host")
+        });
+        answer.await;
+    }
+    for host in ["example", "four.example", "me.example.org"] {
+        asked(host).await.refuses(403, "PERMISSION_DENIED", Some("host"));
+    }
 }
