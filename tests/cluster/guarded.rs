@@ -42,6 +42,7 @@ impl Guarded {
         for id in 1..=size {
             let config = cluster.config_mut(id);
             config.access = Some(file.clone());
+            config.tunables.deny_after_ms = 0;
             let log = dir.path().join(format!("audit-{id}"));
             config.audit = audited.then_some(Audit { file: log, required: false });
             cluster.restart(id).await;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use quorate_node::Start;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -83,11 +84,26 @@ async fn what_is_registered_is_read_as_json_on_every_node() {
         assert_eq!(instance["lease_id"], registered.lease_id.to_string(), "no number: {fetched:?}");
         let cluster_id = fetched.body["header"]["cluster_id"].as_str().unwrap();
         let revision = fetched.body["service"]["revision"].as_str().unwrap();
-        let etag = format!("\"{cluster_id}-{revision}\"");
-        assert_eq!(fetched.header("etag"), Some(&*etag), "{fetched:?}");
+        let etag = fetched.header("etag").unwrap();
+        assert!(etag.starts_with(&format!("\"{cluster_id}-{revision}-")), "{fetched:?}");
+        assert_eq!(fetched.body["index"], format!("{cluster_id}-{revision}"), "{fetched:?}");
         let line = format!("If-None-Match: {etag}");
         let same = [&*format!("GET {WEB} HTTP/1.0"), "Host: 127.0.0.1:1", &line];
         assert_eq!(send(http, &same, b"").await.status, 304);
+        // Of another part of it, that is no answer.
+        let part = [&*format!("GET {WEB}?tag=none HTTP/1.0"), "Host: 127.0.0.1:1", &line];
+        let part = send(http, &part, b"").await;
+        assert_eq!(
+            (part.status, &part.body["service"]["instances"]),
+            (200, &json!([])),
+            "{part:?}"
+        );
+        let any = |path: &str| format!("GET {path} HTTP/1.0");
+        let nobody = WEB.replace("web", "nobody");
+        for (path, status) in [(WEB, 304), (&nobody, 200)] {
+            let any = [&*any(path), "Host: 127.0.0.1:1", "If-None-Match: *"];
+            assert_eq!(send(http, &any, b"").await.status, status, "{path}");
+        }
 
         let one = get(http, &format!("{WEB}/instances/a?consistency=local")).await;
         assert_eq!(&one.body["instance"], instance, "{one:?}");
@@ -294,4 +310,31 @@ async fn an_instance_that_came_by_http_with_a_check_is_probed() {
     assert!(critical["health_reason"].as_str().unwrap().contains("HTTP status 500"), "{critical}");
     targets.answer("/up", targets::Answer::Status(200));
     assert_eq!(becomes("PASSING").await["status"], "UP");
+}
+
+/// Before it is in a cluster, it has no members whose names it could know.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_waits_answers_under_its_own_names_and_its_founders() {
+    let mut cluster = Cluster::prepare_founders(1).await;
+    let config = cluster.config_mut(1);
+    config.advertise = Some("me.example:7001".to_owned());
+    config.peer_advertise = Some("peer.example:7101".to_owned());
+    let founders = [(1, "peer.example:7101"), (2, "two.example:7101"), (3, "three.example:7101")];
+    let founders = founders.map(|(id, address)| (id, address.to_owned()));
+    config.start = Start::Bootstrap(founders.into());
+    cluster.restart(1).await;
+    let http = cluster.http_address(1);
+    let asked = async |host: &str| {
+        let line = "GET /api/v1/status?local_only=true HTTP/1.0";
+        send(http, &[line, &format!("Host: {host}")], b"").await
+    };
+    for host in ["me.example", "ME.example:7201", "peer.example", "two.example:1"] {
+        let answer = eventually("it is known", || async {
+            Some(asked(host).await).filter(|answer| answer.body["field"] != "host")
+        });
+        answer.await;
+    }
+    for host in ["example", "four.example", "me.example.org"] {
+        asked(host).await.refuses(403, "PERMISSION_DENIED", Some("host"));
+    }
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use quorate_node::Tunables;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -52,7 +53,8 @@ async fn a_caller_that_says_how_long_it_waits_learns_by_then_why_nothing_came() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_that_waits_is_over_when_its_caller_gives_up() {
-    let cluster = Cluster::start(1).await;
+    let tunables = Tunables { deny_after_ms: 0, ..Tunables::default() };
+    let cluster = Cluster::start_with(1, tunables).await;
     cluster.leader().await;
     register(&mut cluster.registry(1), "web", "a").await;
     let http = cluster.http_address(1);

@@ -1,6 +1,7 @@
 //! `/sd/prometheus`: every node tells what it has, and one that may be wrong says so instead of an
 //! empty list.
 
+use quorate_node::Tunables;
 use serde_json::{Value, json};
 
 use super::calls::register;
@@ -17,9 +18,11 @@ fn addresses(answer: &Answer) -> Vec<&str> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_node_tells_the_targets_that_it_has_until_they_are_too_old() {
-    let mut cluster = Cluster::start(3).await;
+    let tunables = Tunables { deny_after_ms: 1_000, ..Tunables::default() };
+    let mut cluster = Cluster::start_with(3, tunables).await;
     cluster.leader().await;
     for id in cluster.ids() {
+        // Nothing moves the registry's clock on.
         let none = eventually("a node has heard of the leader", || async {
             let answer = get(cluster.http_address(id), PLACE).await;
             (answer.status == 200).then_some(answer)
@@ -77,6 +80,26 @@ async fn each_node_tells_the_targets_that_it_has_until_they_are_too_old() {
     cluster.restart(1).await;
     let restarted = get(cluster.http_address(1), &format!("{PLACE}?max_age=999999999h")).await;
     restarted.refuses(503, "UNAVAILABLE", None);
+}
+
+/// It may stand where one was that lost its disks: the targets of that are to stay until their
+/// instances are registered here.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_was_founded_just_now_has_no_list() {
+    let tunables = Tunables { deny_after_ms: 600_000, ..Tunables::default() };
+    let cluster = Cluster::start_with(1, tunables).await;
+    cluster.leader().await;
+    let http = cluster.http_address(1);
+    let refused = eventually("it knows how old its state is", || async {
+        let answer = get(http, PLACE).await;
+        answer.body["detail"].as_str()?.contains("founded").then_some(answer)
+    });
+    let refused = refused.await;
+    refused.refuses(503, "UNAVAILABLE", None);
+    assert!(refused.header("retry-after").is_some(), "{refused:?}");
+    // One is there, and others may be on their way.
+    register(&mut cluster.registry(1), "web", "a").await;
+    get(http, PLACE).await.refuses(503, "UNAVAILABLE", None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

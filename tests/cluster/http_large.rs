@@ -36,7 +36,8 @@ async fn register(registry: &mut Registry, count: usize, letter: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_counts_is_the_json_that_is_sent() {
     let max = 2 * MIB;
-    let tunables = Tunables { answers_per_connection_bytes_max: max, ..Tunables::default() };
+    let tunables =
+        Tunables { answers_per_connection_bytes_max: max, deny_after_ms: 0, ..Tunables::default() };
     let cluster = Cluster::start_with(1, tunables).await;
     cluster.leader().await;
     let mut registry = cluster.registry(1);

@@ -170,3 +170,45 @@ async fn a_list_is_followed_page_by_page_and_no_other_origin_is_let_in() {
     }
     assert_eq!((names, pages), (wanted, 3));
 }
+
+/// Whoever hears nothing sends a write again; in the meantime others may have written.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_without_a_body_is_done_once_too() {
+    let cluster = Cluster::start(1).await;
+    let mut registry = cluster.registry(cluster.leader().await);
+    let http = cluster.http_address(1);
+    let a = "/api/v1/namespaces/default/services/web/instances/a";
+    register(&mut registry, "web", "a").await;
+    let named = |number| format!("request_origin=77&request_number={number}&request_age_ms=9");
+    let in_body = json!({ "origin": "77", "number": "1", "age_ms": 9 });
+    let decided = json!({ "weight": 7, "request_id": in_body });
+    for (number, line, body) in [
+        (1, format!("PUT {a}/override"), decided),
+        (2, format!("DELETE {a}/override?{}", named(2)), json!({})),
+        (3, format!("DELETE {a}?{}", named(3)), json!({})),
+    ] {
+        let first = write(http, &line, &body).await;
+        assert_eq!(first.status, 200, "{number}: {first:?}");
+        // What it would do now is something else.
+        let endpoints = json!({ "endpoints": { "http": "http://h:1" } });
+        assert_eq!(write(http, &format!("PUT {a}"), &endpoints).await.status, 200, "{number}");
+        let again = write(http, &line, &body).await;
+        assert_eq!(again.status, 200, "{number}: {again:?}");
+        for field in ["revision", "removed"] {
+            assert_eq!(again.body[field], first.body[field], "{number}: {again:?}");
+        }
+    }
+    assert_eq!(get(http, a).await.status, 200, "what came later is still there");
+    let lease = register(&mut registry, "web", "b").await.lease_id;
+    let line = format!("DELETE /api/v1/leases/{lease}?{}", named(4));
+    let [first, again] =
+        [write(http, &line, &json!({})).await, write(http, &line, &json!({})).await];
+    assert_eq!((first.status, &first.body["removed"]), (200, &json!(1)), "{first:?}");
+    assert_eq!(
+        (again.status, &again.body["revision"]),
+        (200, &first.body["revision"]),
+        "{again:?}"
+    );
+    let nobodys = write(http, &format!("DELETE {a}?request_number=5"), &json!({})).await;
+    assert_eq!((nobodys.status, &nobodys.body["code"]), (400, &json!("INVALID_ARGUMENT")));
+}

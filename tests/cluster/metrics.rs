@@ -219,6 +219,17 @@ async fn metrics_are_what_happened() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_taken_out_is_measured_no_more() {
+    let cluster = Cluster::start(3).await;
+    let (leader, gone) = (cluster.leader().await, cluster.follower().await);
+    let count = format!("quorate_peer_rtt_seconds_count{{peer=\"{gone}\"}}");
+    let is_measured = async || metrics(&cluster, leader).await.contains_key(&count);
+    eventually("heartbeats are timed", || async { is_measured().await.then_some(()) }).await;
+    cluster.client().await.admin().remove_node(gone).await.expect("a removal");
+    eventually("it is measured no more", || async { (!is_measured().await).then_some(()) }).await;
+}
+
 /// Renewals go in few entries, and snapshots and backups have their times.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_together_and_what_was_saved_is_measured() {

@@ -117,6 +117,7 @@ async fn other_services_are_for_all_or_for_nodes_alone() {
 }
 
 const NO_ERROR: u8 = 0;
+const FAILED: u8 = 2;
 const REFUSED: u8 = 5;
 
 /// Asks for addresses; the code of the answer, and how many records it has.
@@ -145,6 +146,7 @@ async fn dns_tells_of_its_namespaces_and_of_no_other() {
     let config = guarded.cluster.config_mut(1);
     config.dns_listen = Some(dns);
     config.dns = Dns { namespaces: vec!["shop".to_owned()], ..Dns::default() };
+    config.tunables.deny_after_ms = 600_000;
     guarded.cluster.restart(1).await;
     for namespace in ["shop", "default"] {
         let mut instance = spec("orders", "a");
@@ -164,6 +166,10 @@ async fn dns_tells_of_its_namespaces_and_of_no_other() {
         ("orders.default.svc.quorate", (REFUSED, 0)),
         ("a.orders.default.svc.quorate", (REFUSED, 0)),
         ("nobody.default.svc.quorate", (REFUSED, 0)),
+        // The cluster is new: it may be on its way.
+        ("nobody.shop.svc.quorate", (FAILED, 0)),
+        ("_none._tcp.orders.shop.svc.quorate", (FAILED, 0)),
+        ("shop.svc.quorate", (NO_ERROR, 0)),
     ] {
         assert_eq!(resolve(dns, name).await, Some(expected), "{name}");
     }

@@ -18,7 +18,7 @@ use super::rights_http::{LINES, Line, filled, path_of};
 const WIDENING: [&str; 3] = ["namespace", "prefix", "service"];
 
 /// Those that choose among what may be read, or say how: with each, the line of its route holds.
-const OTHERS: [(&str, &str); 18] = [
+const OTHERS: [(&str, &str); 22] = [
     ("after", "orders/a"),
     ("after_id", "hidden-p"),
     ("after_service", "payments"),
@@ -32,6 +32,10 @@ const OTHERS: [(&str, &str); 18] = [
     ("local_only", "true"),
     ("max_age", "999h"),
     ("min_revision", "1"),
+    ("request_age_ms", "1"),
+    ("request_done_below", "1"),
+    ("request_number", "1"),
+    ("request_origin", "7"),
     ("status", "UP"),
     ("tag", "t"),
     ("timeout", "5s"),

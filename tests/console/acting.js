@@ -23,6 +23,7 @@ export async function actions({ page, url, api }) {
   const now = await api.must(api.call('GET', api.at('shop', 'shop-3')));
   const { override } = now.instance ?? now;
   is(override?.weight === 7 && override.reason === 'broken', `the registry has ${JSON.stringify(override)}`);
+  await meanwhile(page, url, api);
   await go(page, url, 'overrides');
   await shows(page, 'shop/shop-3');
   await go(page, url, 'instance/shop/shop-3');
@@ -35,6 +36,24 @@ export async function actions({ page, url, api }) {
   await deregister(page, api);
   await members(page, url);
   await clean(page, 'actions');
+}
+
+/** Another operator decides while a dialog is open: that stands, and the dialog says so. */
+async function meanwhile(page, url, api) {
+  const place = `${api.at('shop', 'shop-3')}/override`;
+  await go(page, url, 'instance/shop/shop-3');
+  await page.click('main button:text-is("Weight")');
+  await api.must(api.call('PUT', place, { status: 'DRAINING', weight: 9, reason: 'another' }));
+  await page.fill('#ask-weight', '5');
+  await page.fill('#ask-reason', 'mine');
+  await page.click('dialog button[type=submit]');
+  await page.waitForSelector('dialog .problem:not([hidden])');
+  const said = await page.$eval('dialog .problem', (it) => it.textContent);
+  is(said.includes('changed meanwhile') && said.includes('weight 9'), `the dialog says: ${said}`);
+  await page.keyboard.press('Escape');
+  const now = await api.must(api.call('GET', api.at('shop', 'shop-3')));
+  is((now.instance ?? now).override?.weight === 9, 'the decision of another is lost');
+  await shows(page, 'Reason: another');
 }
 
 /** The same from the list. */

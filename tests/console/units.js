@@ -29,7 +29,7 @@ export const units = () => (async () => {
     }
   }
 
-  const operator = new Rights({ checked: true, rights: [{ role: 'operator', namespace: 'default', prefix: 'orders' }, { role: 'read', namespace: '*', prefix: '' }] });
+  const operator = new Rights({ checked: true, rights: [{ role: 'operator', namespace: 'default', prefix: 'orders' }, { role: 'read', namespace: null, prefix: '' }] });
   const may = [['operator', 'default', 'orders-eu'], ['operator', 'default', 'order'], ['operator', 'other', 'orders'], ['register', 'default', 'orders'], ['read', 'other', 'x'], ['admin', 'default', 'orders']];
   same(may.map((of) => operator.may(...of)), [true, false, false, true, true, false], 'rights of an operator');
   same(new Rights({ checked: true, rights: [] }).may('read', 'default'), false, 'no rights');
@@ -37,10 +37,16 @@ export const units = () => (async () => {
   same(new Rights({ checked: false }).may('admin', ''), true, 'a node that checks none');
   same(new Rights({ checked: true, rights: [{ role: 'admin' }] }).may('operator', 'any', 'any'), true, 'an admin');
   same(new Rights({ checked: true, rights: [{ role: 'read', namespace: 'a', prefix: 'b' }] }).prefix('a'), 'b', 'the prefix that may be read');
+  same(new Rights({ checked: true, rights: [{ role: 'read', namespace: null, prefix: 'b' }, { role: 'read', namespace: 'c', prefix: 'd' }] }).prefix('a'), 'b', 'the prefix that may be read everywhere');
 
   const ring = new Ring(10);
   for (let at = 0; at < 1000; at += 1) ring.push({ at });
   same([ring.entries.length <= 11, ring.total, ring.newest().length, ring.newest()[0].at], [true, 1000, 10, 999], 'a ring');
+
+  const live = new Live(() => {});
+  const snapshot = (type, id) => live.take({ type, id, comment: '', data: JSON.stringify({ services: [], last: true }) });
+  const notes = ['a-1', 'a-9', 'b-2'].map((id, at) => (snapshot(at ? 'reset' : 'snapshot', id), live.copy.changes.newest()[0]?.what ?? ''));
+  same(notes.map((note) => /no longer knew/.test(note) * 1 + /another cluster/.test(note) * 2), [0, 1, 2], 'what is said of all that was read anew');
 
   const copy = new Copy();
   const one = instance({ service: 's', id: 'i', status: 'INSTANCE_STATUS_UP', weight: 100, incarnation: '1' });

@@ -129,7 +129,8 @@ pub(crate) async fn answering_with(tables: &[&str], settings: Settings) -> (Clus
         .zip(&dns)
         .zip(tables)
         .map(|((id, dns), table)| (id, format!("dns_listen = {dns:?}\n[dns]\n{table}\n")));
-    let settings = Settings { head: head.collect(), ..settings };
+    let tunables = format!("deny_after_ms = 0\n{}", settings.tunables);
+    let settings = Settings { head: head.collect(), tunables, ..settings };
     (Cluster::start_with(tables.len() as u64, settings).await, dns)
 }
 
@@ -142,6 +143,7 @@ async fn names_of_services_are_answered_by_each_node_that_lives() {
         quorate(&args).await.expect(0);
     };
     run("register web a --endpoint http=http://10.1.2.3:80 --ttl 1h --once").await;
+    run("register pay p --endpoint http=http://10.1.2.3:80 --ttl 1h --once").await;
     let has = Answered { code: NO_ERROR, is_cut: false, answers: 1, end: [10, 1, 2, 3] };
     let name = "web.default.svc.quorate";
     for to in &dns {
@@ -174,8 +176,13 @@ async fn names_of_services_are_answered_by_each_node_that_lives() {
         other => Err(format!("{other:?}")),
     })
     .await;
+    // Nor does it say that a service has no instances.
     let has_none = asked_by_tcp(&dns[2], name, A).await;
-    assert_eq!((has_none.code, has_none.answers), (NO_ERROR, 0));
+    assert_eq!((has_none.code, has_none.answers), (FAILED, 0));
+    let has_one = asked_by_tcp(&dns[2], "pay.default.svc.quorate", A).await;
+    assert_eq!(has_one, has);
+    let other = asked_by_tcp(&dns[2], "pay.default.svc.quorate", AAAA).await;
+    assert_eq!((other.code, other.answers), (NO_ERROR, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -306,7 +306,8 @@ pub(crate) async fn observed() -> (Cluster, Vec<String>) {
     let https: Vec<_> = (0..3).map(|_| format!("127.0.0.1:{}", free_port())).collect();
     let head = (1..).zip(&https).map(|(id, http)| (id, format!("http_listen = {http:?}")));
     let head = head.collect();
-    (Cluster::start_with(3, Settings { head, ..Settings::default() }).await, https)
+    let tunables = "deny_after_ms = 0".to_owned();
+    (Cluster::start_with(3, Settings { head, tunables, ..Settings::default() }).await, https)
 }
 
 #[tokio::test(flavor = "multi_thread")]

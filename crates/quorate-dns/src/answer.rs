@@ -1,5 +1,6 @@
 //! What each name and type gets: records by section, and a code.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -8,7 +9,7 @@ use hickory_proto::rr::rdata::{A, AAAA, HINFO, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use quorate_state::{Instance, Registry, ServiceKey};
 
-use crate::found::{Endpoint, Host, at_address, endpoints, usable};
+use crate::found::{Endpoint, Host, at_address, endpoints, shuffled, usable};
 use crate::names::{Asked, Part, host_labels, look_up};
 use crate::settings::{SVC, Settings};
 
@@ -47,13 +48,27 @@ pub struct Answer {
     pub authority: Vec<Record>,
     /// The addresses of hosts that the answers name.
     pub additionals: Vec<Record>,
+    /// It is empty since no instance is there that could be told. Where the registry may be old,
+    /// one may be there by now; that there are none of the other family's addresses says more.
+    pub lacks_instances: bool,
+    /// Instances that were looked at for it.
+    pub looked: usize,
 }
 
 impl Answer {
     /// Nothing but a code.
     pub fn code(code: ResponseCode) -> Self {
         let [answers, authority, additionals] = [const { Vec::new() }; 3];
-        Self { code, authoritative: false, answers, authority, additionals }
+        let (lacks_instances, looked) = (false, 0);
+        Self {
+            code,
+            authoritative: false,
+            answers,
+            authority,
+            additionals,
+            lacks_instances,
+            looked,
+        }
     }
 
     fn of(answers: Vec<Record>) -> Self {
@@ -70,32 +85,10 @@ pub fn answer(
     seed: u64,
     room: usize,
 ) -> Answer {
-    if question.class != DNSClass::IN {
-        return Answer::code(ResponseCode::Refused);
-    }
-    if matches!(question.kind, RecordType::AXFR | RecordType::IXFR) {
-        return Answer::code(ResponseCode::Refused);
-    }
-    let asked = look_up(&question.name, registry, settings);
-    let answering = Answering { question, registry, settings, seed, most: room / RECORD_MIN + 1 };
-    let (answer, negative_ttl) = match asked {
-        Asked::Outside | Asked::NotAllowed => return Answer::code(ResponseCode::Refused),
-        Asked::Address(address) => return answering.address(address),
-        Asked::Nothing => {
-            let code = ResponseCode::NXDomain;
-            (Answer { code, ..Answer::of(Vec::new()) }, NO_NAME_TTL)
-        }
-        _ if question.kind == RecordType::ANY => (answering.any(), EMPTY_TTL),
-        Asked::Domain => (answering.domain(), NO_NAME_TTL),
-        Asked::NameServer => (answering.name_server(), NO_NAME_TTL),
-        Asked::Host(at) => (answering.addresses([at].into_iter()), NO_NAME_TTL),
-        Asked::Branch => (Answer::of(Vec::new()), EMPTY_TTL),
-        Asked::Part(part) => (answering.part(&part), EMPTY_TTL),
-    };
-    match answer.answers.is_empty() {
-        true => Answer { authority: vec![answering.soa(negative_ttl)], ..answer },
-        false => answer,
-    }
+    let (most, looked) = (room / RECORD_MIN + 1, Cell::new(0));
+    let answering = Answering { question, registry, settings, seed, most, looked };
+    let answer = answering.answer();
+    Answer { looked: answering.looked.get(), ..answer }
 }
 
 struct Answering<'a> {
@@ -105,9 +98,41 @@ struct Answering<'a> {
     seed: u64,
     /// Records that are worth making.
     most: usize,
+    /// Instances that were looked at.
+    looked: Cell<usize>,
 }
 
-impl Answering<'_> {
+impl<'a> Answering<'a> {
+    fn answer(&self) -> Answer {
+        let kind = self.question.kind;
+        let is_transfer = matches!(kind, RecordType::AXFR | RecordType::IXFR);
+        if self.question.class != DNSClass::IN || is_transfer {
+            return Answer::code(ResponseCode::Refused);
+        }
+        let (answer, negative_ttl) = match self.look_up(&self.question.name) {
+            Asked::Outside | Asked::NotAllowed => return Answer::code(ResponseCode::Refused),
+            Asked::Address(address) => return self.address(address),
+            Asked::Nothing => {
+                let code = ResponseCode::NXDomain;
+                (Answer { code, ..Answer::of(Vec::new()) }, NO_NAME_TTL)
+            }
+            _ if kind == RecordType::ANY => (self.any(), EMPTY_TTL),
+            Asked::Domain => (self.domain(), NO_NAME_TTL),
+            Asked::NameServer => (self.name_server(), NO_NAME_TTL),
+            Asked::Host(at) => (self.addresses([at].into_iter()), NO_NAME_TTL),
+            Asked::Branch => (Answer::of(Vec::new()), EMPTY_TTL),
+            Asked::Part(part) => (self.part(&part), EMPTY_TTL),
+        };
+        match answer.answers.is_empty() {
+            true => Answer { authority: vec![self.soa(negative_ttl)], ..answer },
+            false => answer,
+        }
+    }
+
+    fn look_up(&self, name: &Name) -> Asked<'a> {
+        look_up(name, self.registry, self.settings, &self.looked)
+    }
+
     /// A record of the name that was asked for, in the letters in which it was.
     fn record(&self, data: RData) -> Record {
         Record::from_rdata(self.question.name.clone(), self.settings.ttl, data)
@@ -150,20 +175,24 @@ impl Answering<'_> {
     }
 
     fn part(&self, part: &Part<'_>) -> Answer {
-        let found = || usable(part, self.settings, self.seed);
+        let found = || usable(part, self.settings, &self.looked);
         match self.question.kind {
             RecordType::A | RecordType::AAAA => {
-                let found = found();
-                let at = found.iter().flat_map(|it| endpoints(it, part.endpoint.as_deref()));
-                self.addresses(at.filter_map(|at| match at.host {
+                let mut lacks_instances = true;
+                let found = shuffled(found(), self.seed);
+                let at = found.flat_map(|it| endpoints(it, part.endpoint.as_deref()));
+                let at = at.inspect(|_| lacks_instances = false);
+                let answer = self.addresses(at.filter_map(|at| match at.host {
                     Host::Address(address) => Some(address),
                     Host::Name(_) => None,
-                }))
+                }));
+                Answer { lacks_instances, ..answer }
             }
-            RecordType::SRV => self.srv(part, &found()),
+            RecordType::SRV => self.srv(part, found()),
             RecordType::TXT => {
-                let told = found().into_iter().take(self.most);
-                Answer::of(told.map(|it| self.record(about(it))).collect())
+                let told = shuffled(found(), self.seed).take(self.most);
+                let answer = Answer::of(told.map(|it| self.record(about(it))).collect());
+                Answer { lacks_instances: answer.answers.is_empty(), ..answer }
             }
             _ => Answer::of(Vec::new()),
         }
@@ -178,14 +207,15 @@ impl Answering<'_> {
         Answer::of(once.map(|at| self.record(address_data(at))).collect())
     }
 
-    fn srv(&self, part: &Part<'_>, found: &[&Instance]) -> Answer {
+    fn srv(&self, part: &Part<'_>, found: Vec<&Instance>) -> Answer {
         let own = &self.settings.own_zone;
         let is_far = |it: &Instance| !own.is_empty() && !it.spec.zone().eq_ignore_ascii_case(own);
         let heaviest = found.iter().map(|it| it.weight()).max().unwrap_or(0);
-        let (far, near): (Vec<&Instance>, Vec<&Instance>) = found.iter().partition(|it| is_far(it));
+        let (far, near): (Vec<&Instance>, Vec<&Instance>) =
+            found.into_iter().partition(|it| is_far(it));
         let mut answer = Answer::of(Vec::new());
         let mut told = BTreeSet::new();
-        for instance in near.into_iter().chain(far) {
+        for instance in shuffled(near, self.seed).chain(shuffled(far, !self.seed)) {
             let name = self.host_of(&part.key, instance);
             let weight = weight(instance.weight(), heaviest);
             for Endpoint { host, port } in endpoints(instance, part.endpoint.as_deref()) {
@@ -210,6 +240,7 @@ impl Answering<'_> {
                 break;
             }
         }
+        answer.lacks_instances = answer.answers.is_empty();
         answer
     }
 
@@ -228,7 +259,7 @@ impl Answering<'_> {
         }
         let name =
             at.all(|at| at == first).then(|| instance_name(key, instance, self.settings))??;
-        match look_up(&name, self.registry, self.settings) {
+        match self.look_up(&name) {
             Asked::Part(part) => {
                 part.instance.is_some_and(|it| it.key == instance.key).then_some(name)
             }
@@ -247,22 +278,22 @@ impl Answering<'_> {
     }
 
     /// The names of the instances at an address. This is no name server of the addresses: where it
-    /// knows none, others may.
+    /// knows none, others may. Other types are refused without a look, which is a long one.
     fn address(&self, address: IpAddr) -> Answer {
-        let found = at_address(address, self.registry, self.settings).unwrap_or_default();
-        let told = found.into_iter().filter_map(|instance| {
+        let kind = self.question.kind;
+        if !matches!(kind, RecordType::PTR | RecordType::ANY) {
+            return Answer::code(ResponseCode::Refused);
+        }
+        let found = at_address(address, self.registry, self.settings, &self.looked);
+        let told = found.unwrap_or_default().into_iter().filter_map(|instance| {
             let name = instance_name(&instance.key.service, instance, self.settings)?;
             Some(self.record(RData::PTR(PTR(name))))
         });
         let told: Vec<Record> = told.take(self.most).collect();
-        match self.question.kind {
-            RecordType::PTR if !told.is_empty() => Answer::of(told),
+        match kind {
             _ if told.is_empty() => Answer::code(ResponseCode::Refused),
             RecordType::ANY => self.any(),
-            _ => {
-                let authority = vec![self.soa(EMPTY_TTL)];
-                Answer { authority, ..Answer::of(Vec::new()) }
-            }
+            _ => Answer::of(told),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Which instances are told, in which order, and where their endpoints are. The same instances that
 //! the client crate calls: UP, no failing health check, a weight.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 
 use quorate_state::{Instance, Registry, Status, host_and_port};
@@ -22,12 +23,17 @@ pub(crate) enum Host<'a> {
     Name(&'a str),
 }
 
-/// The instances of a part, in the order in which they are told.
-pub(crate) fn usable<'a>(part: &Part<'a>, settings: &Settings, seed: u64) -> Vec<&'a Instance> {
+/// The instances of a part that can be called; `looked` counts those that are looked at.
+pub(crate) fn usable<'a>(
+    part: &Part<'a>,
+    settings: &Settings,
+    looked: &Cell<usize>,
+) -> Vec<&'a Instance> {
     let one = part.instance;
     let all = one.is_none().then(|| part.service.instances.values().map(|instance| &**instance));
     let all = one.into_iter().chain(all.into_iter().flatten());
     let up = all.filter(|instance| {
+        looked.update(|looked| looked + 1);
         instance.status() == Status::Up
             && instance.weight() > 0
             && part.filters.iter().all(|filter| passes(filter, instance))
@@ -36,7 +42,6 @@ pub(crate) fn usable<'a>(part: &Part<'a>, settings: &Settings, seed: u64) -> Vec
     if found.is_empty() && settings.all_failing == AllFailing::Serve {
         found = failing;
     }
-    shuffle(&mut found, seed);
     found
 }
 
@@ -68,6 +73,7 @@ pub(crate) fn at_address<'a>(
     address: IpAddr,
     registry: &'a Registry,
     settings: &Settings,
+    looked: &Cell<usize>,
 ) -> Option<Vec<&'a Instance>> {
     if registry.counts().instances > ADDRESS_LOOK_MAX {
         return None;
@@ -76,18 +82,21 @@ pub(crate) fn at_address<'a>(
     let allowed = allowed.filter(|(key, _)| settings.allows(key.namespace.as_str()));
     let instances = allowed.flat_map(|(_, service)| service.instances.values());
     let is_there = |instance: &&Instance| {
+        looked.update(|looked| looked + 1);
         endpoints(instance, None).any(|it| matches!(it.host, Host::Address(at) if at == address))
     };
     Some(instances.map(|instance| &**instance).filter(is_there).collect())
 }
 
-/// Every order has the same chance, as far as the seed has.
-fn shuffle<T>(list: &mut [T], seed: u64) {
+/// In random order, and no work for those that nobody takes. Every order has the same chance, as
+/// far as the seed has.
+pub(crate) fn shuffled<T: Copy>(mut list: Vec<T>, seed: u64) -> impl Iterator<Item = T> {
     let mut state = seed;
-    for last in (1..list.len()).rev() {
-        let at = next(&mut state) % (last as u64 + 1);
-        list.swap(last, at as usize);
-    }
+    (0..list.len()).map(move |first| {
+        let left = (list.len() - first) as u64;
+        list.swap(first, first + (next(&mut state) % left) as usize);
+        list[first]
+    })
 }
 
 /// SplitMix64.

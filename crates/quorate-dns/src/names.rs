@@ -8,6 +8,7 @@
 //! instances, it counts as existing: a resolver may take the names below one that does not exist
 //! for gone.
 
+use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hickory_proto::rr::Name;
@@ -87,8 +88,14 @@ impl Filter {
     }
 }
 
-/// What a name is; names of the registry are found in lower case.
-pub(crate) fn look_up<'a>(name: &Name, registry: &'a Registry, settings: &Settings) -> Asked<'a> {
+/// What a name is; names of the registry are found in lower case. `looked` counts the instances
+/// that are looked at.
+pub(crate) fn look_up<'a>(
+    name: &Name,
+    registry: &'a Registry,
+    settings: &Settings,
+    looked: &Cell<usize>,
+) -> Asked<'a> {
     let Some(labels) = labels(name) else {
         return if settings.domain.zone_of(name) { Asked::Nothing } else { Asked::Outside };
     };
@@ -102,7 +109,7 @@ pub(crate) fn look_up<'a>(name: &Name, registry: &'a Registry, settings: &Settin
         [ns] if *ns == NS => Asked::NameServer,
         [addr] if *addr == ADDR => Asked::Branch,
         [hex, addr] if *addr == ADDR => address(hex).map_or(Asked::Nothing, Asked::Host),
-        [rest @ .., svc] if *svc == SVC => below_svc(rest, registry, settings),
+        [rest @ .., svc] if *svc == SVC => below_svc(rest, registry, settings, looked),
         _ => Asked::Nothing,
     }
 }
@@ -154,26 +161,30 @@ fn address(hex: &str) -> Option<IpAddr> {
     }
 }
 
-fn below_svc<'a>(labels: &[&str], registry: &'a Registry, settings: &Settings) -> Asked<'a> {
+fn below_svc<'a>(
+    labels: &[&str],
+    registry: &'a Registry,
+    settings: &Settings,
+    looked: &Cell<usize>,
+) -> Asked<'a> {
     if labels.is_empty() {
         return Asked::Branch;
     }
     if labels.len() > LABELS_MAX {
         return Asked::Nothing;
     }
-    let (mut refused, mut has_below) = (false, false);
+    let mut has_below = false;
     for of_namespace in (1..=labels.len().min(NAMESPACE_LABELS_MAX)).rev() {
         let (left, namespace) = labels.split_at(labels.len() - of_namespace);
         let Ok(namespace) = Namespace::new("namespace", &namespace.join(".")) else { continue };
         if !settings.allows(namespace.as_str()) {
-            refused = true;
             continue;
         }
         for from in 0..left.len() {
             let Ok(name) = ServiceName::new("service", &left[from..].join(".")) else { continue };
             let key = ServiceKey { namespace: namespace.clone(), name };
             let Some(service) = registry.service(&key) else { continue };
-            match part(&left[..from], key, service) {
+            match part(&left[..from], key, service, looked) {
                 Asked::Nothing => {}
                 Asked::Branch => has_below = true,
                 part => return part,
@@ -184,11 +195,19 @@ fn below_svc<'a>(labels: &[&str], registry: &'a Registry, settings: &Settings) -
             false => registry.has_service_below(&namespace, &left.join(".")),
         };
     }
-    match has_below || has_namespace_below(&labels.join("."), registry, settings) {
+    let name = labels.join(".");
+    match has_below || has_namespace_below(&name, registry, settings) {
         true => Asked::Branch,
-        false if refused => Asked::NotAllowed,
-        false => Asked::Nothing,
+        false if is_answered_for(&name, settings) => Asked::Nothing,
+        false => Asked::NotAllowed,
     }
+}
+
+/// Whether a name is that of a namespace that is answered for, or below it.
+fn is_answered_for(name: &str, settings: &Settings) -> bool {
+    let allowed = &settings.namespaces;
+    let covers = |of: &String| name.eq_ignore_ascii_case(of) || is_end(name, of);
+    allowed.is_empty() || allowed.iter().any(covers)
 }
 
 fn has_services(registry: &Registry, namespace: &Namespace) -> bool {
@@ -216,7 +235,12 @@ fn is_end(name: &str, end: &str) -> bool {
 }
 
 /// What stands before a service.
-fn part<'a>(labels: &[&str], key: ServiceKey, service: &'a Service) -> Asked<'a> {
+fn part<'a>(
+    labels: &[&str],
+    key: ServiceKey,
+    service: &'a Service,
+    looked: &Cell<usize>,
+) -> Asked<'a> {
     let (is_tcp, endpoint, labels) = match labels {
         ["_tcp", rest @ ..] => (true, None, rest),
         [endpoint, "_tcp", rest @ ..] => match endpoint.strip_prefix('_') {
@@ -226,12 +250,14 @@ fn part<'a>(labels: &[&str], key: ServiceKey, service: &'a Service) -> Asked<'a>
         rest => (false, None, rest),
     };
     let mut part = Part { key, service, instance: None, filters: Vec::new(), endpoint };
+    let before = labels.iter().take_while(|label| Filter::begins(label).is_none()).count();
     part.instance = match labels {
         [] => None,
-        id => instance(&id.join("."), service),
+        // A filter by what it says, but for an instance of just this name.
+        id if before == 0 => exactly(&id.join("."), service),
+        id => instance(&id.join("."), service, looked),
     };
     if part.instance.is_none() {
-        let before = labels.iter().take_while(|label| Filter::begins(label).is_none()).count();
         for label in &labels[before..] {
             match (Filter::begins(label), part.filters.last_mut()) {
                 (None, Some(last)) => {
@@ -244,28 +270,36 @@ fn part<'a>(labels: &[&str], key: ServiceKey, service: &'a Service) -> Asked<'a>
         }
         let end = labels[..before].join(".");
         if before > 0 {
-            return if has_below(&end, service) { Asked::Branch } else { Asked::Nothing };
+            let is_branch = has_below(&end, service, looked);
+            return if is_branch { Asked::Branch } else { Asked::Nothing };
         }
     }
     if is_tcp && part.endpoint.is_none() { Asked::Branch } else { Asked::Part(part) }
 }
 
-/// An instance by its id, whose letters may be capitals.
-fn instance<'a>(id: &str, service: &'a Service) -> Option<&'a Instance> {
+fn exactly<'a>(id: &str, service: &'a Service) -> Option<&'a Instance> {
+    let id = InstanceId::new("instance", id).ok()?;
+    service.instances.get(&id).map(|instance| &**instance)
+}
+
+/// An instance by its id, whose letters may be capitals: a look at all of them.
+fn instance<'a>(id: &str, service: &'a Service, looked: &Cell<usize>) -> Option<&'a Instance> {
     let instances = &service.instances;
-    let exact = InstanceId::new("instance", id).ok().and_then(|id| instances.get(&id));
-    let same = |key: &&InstanceId| key.as_str().eq_ignore_ascii_case(id);
-    let found = exact.or_else(|| instances.get(instances.keys().find(same)?));
-    found.map(|instance| &**instance)
+    let mut ids = instances.keys().inspect(|_| looked.update(|looked| looked + 1));
+    exactly(id, service).or_else(|| {
+        let same = ids.find(|key| key.as_str().eq_ignore_ascii_case(id))?;
+        instances.get(same).map(|instance| &**instance)
+    })
 }
 
 /// Whether an instance or a filter has a name that ends so.
-fn has_below(end: &str, service: &Service) -> bool {
-    let mut looked = 0;
+fn has_below(end: &str, service: &Service, looked: &Cell<usize>) -> bool {
+    let before = looked.get();
     service.instances.iter().any(|(id, instance)| {
-        looked += 1;
+        looked.update(|looked| looked + 1);
         let spec = &instance.spec;
         let texts = [id.as_str(), spec.zone(), spec.version()];
-        looked > LOOK_MAX || texts.into_iter().chain(spec.tags()).any(|text| is_end(text, end))
+        looked.get() - before > LOOK_MAX
+            || texts.into_iter().chain(spec.tags()).any(|text| is_end(text, end))
     })
 }

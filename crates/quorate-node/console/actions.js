@@ -1,8 +1,8 @@
 // What can be done to the registry, each with a dialog that says what it does, and asks for the reason where one is kept.
 
-import { call, path } from './api.js';
+import { Refused, call, path } from './api.js';
 import { button, fill, h } from './dom.js';
-import { shown } from './shapes.js';
+import { instance, shown } from './shapes.js';
 
 const REASON_MAX = 1024;
 
@@ -83,6 +83,23 @@ function override(it, change) {
   return body;
 }
 
+const decided = ({ status, weight, reason }) =>
+  [status && shown(status), weight !== null && `weight ${weight}`, `"${reason}"`].filter(Boolean).join(', ');
+
+/** Fails where somebody has decided otherwise since the dialog was opened: that would be lost unseen. */
+async function sameOverride(it) {
+  let now;
+  try {
+    now = instance((await call('GET', where(it))).instance).override;
+  } catch (error) {
+    // Nobody is registered: only the list of overrides has it.
+    if (error.status === 404) return;
+    throw error;
+  }
+  if (JSON.stringify(now) === JSON.stringify(it.override ?? null)) return;
+  throw new Refused(409, { detail: `The override was changed meanwhile. Now it is: ${now ? decided(now) : 'none'}. Cancel, and look again.` });
+}
+
 function takeOut(it, status, title, what) {
   ask({
     title: `${title} ${it.id}`,
@@ -90,6 +107,7 @@ function takeOut(it, status, title, what) {
     fields: [reasonField(it.override?.reason)],
     label: title,
     run: async ({ reason }) => {
+      await sameOverride(it);
       const answer = await call('PUT', where(it, 'override'), override(it, { status, reason }));
       return `${it.id} is ${shown(status)}${at(answer)}.`;
     },
@@ -109,6 +127,7 @@ export function weigh(it) {
     fields: [{ name: 'weight', label: 'Weight', value: String(it.weight ?? ''), number: true, fault: weightFault }, reasonField(it.override?.reason)],
     label: 'Set the weight',
     run: async ({ weight, reason }) => {
+      await sameOverride(it);
       const answer = await call('PUT', where(it, 'override'), override(it, { weight: Number(weight), reason }));
       return `The weight of ${it.id} is ${weight}${at(answer)}.`;
     },
@@ -120,7 +139,10 @@ export function clear(it) {
     title: `Clear the override of ${it.id}`,
     what: [`${it.service}/${it.id} is again what it registered itself. The reason of the override was: ${it.override?.reason || 'none'}.`],
     label: 'Clear',
-    run: async () => `The override of ${it.id} is cleared${at(await call('DELETE', where(it, 'override')))}.`,
+    run: async () => {
+      await sameOverride(it);
+      return `The override of ${it.id} is cleared${at(await call('DELETE', where(it, 'override')))}.`;
+    },
   });
 }
 

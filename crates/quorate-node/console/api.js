@@ -3,6 +3,8 @@
 
 const KEPT = 'quorate.token';
 const CALL_MS = 10_000;
+/** The page is told so when a call is refused for want of a right: it may be new that the caller has none. */
+export const FORBIDDEN = 'quorate.forbidden';
 
 /** An answer that is no success, or none. */
 export class Refused extends Error {
@@ -58,6 +60,7 @@ export async function refusal(answer) {
   } catch {
     // Something in between answered.
   }
+  if (answer.status === 403) dispatchEvent(new Event(FORBIDDEN));
   return new Refused(answer.status, problem);
 }
 
@@ -68,6 +71,9 @@ export async function events(where, more, signal) {
   if (!answer.ok) throw await refusal(answer);
   return answer.body.getReader();
 }
+
+/** Whether a right is of this namespace; `null` is all of them. */
+const covers = (right, namespace) => !right.namespace || right.namespace === '*' || right.namespace === namespace;
 
 const ROLES = ['read', 'register', 'operator', 'admin'];
 
@@ -86,8 +92,7 @@ export class Rights {
     return this.rights.some((right) => {
       const has = ROLES.indexOf(String(right.role).toLowerCase());
       if (has === 3) return true;
-      const all = !right.namespace || right.namespace === '*';
-      return has >= needed && (all || right.namespace === namespace) && prefix.startsWith(right.prefix ?? '');
+      return has >= needed && covers(right, namespace) && prefix.startsWith(right.prefix ?? '');
     });
   }
 
@@ -100,7 +105,7 @@ export class Rights {
   /** The widest prefix of a namespace that may be read; `null`: none. */
   prefix(namespace) {
     if (this.may('read', namespace)) return '';
-    const fit = this.rights.filter((right) => right.namespace === namespace || right.namespace === '*');
+    const fit = this.rights.filter((right) => covers(right, namespace));
     return fit.map((right) => right.prefix ?? '').sort((a, b) => a.length - b.length)[0] ?? null;
   }
 }

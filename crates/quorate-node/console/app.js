@@ -1,6 +1,6 @@
 // The page: which view is open, the keyboard, the status, and how old what is shown is.
 
-import { Refused, Rights, call, token } from './api.js';
+import { FORBIDDEN, Refused, Rights, call, token } from './api.js';
 import { toast } from './actions.js';
 import { button, fill, h, outward, say } from './dom.js';
 import { ago } from './format.js';
@@ -21,6 +21,8 @@ const NAV = [['overview', 'Overview'], ['services', 'Services'], ['graph', 'Depe
 /** Views are drawn anew at most this often, however much changes. */
 const DRAW_MS = 250;
 const STATUS_MS = 4_000;
+/** What the caller may do is read again at most this often. */
+const RIGHTS_MS = 10_000;
 const THEMES = { auto: 'Theme: as the system', light: 'Theme: light', dark: 'Theme: dark' };
 
 const byId = (id) => document.getElementById(id);
@@ -138,6 +140,19 @@ async function readStatus() {
     if (error.status === 401 && begun) asked(error);
   }
   reading = false;
+  draw();
+}
+
+let rightsAt = 0;
+/** A call was refused: the buttons and the prefix are to be those of the rights as they are now. */
+async function readRights() {
+  if (!begun || Date.now() - rightsAt < RIGHTS_MS) return;
+  rightsAt = Date.now();
+  try {
+    page.rights = new Rights(await call('GET', '/api/v1/me'));
+  } catch (error) {
+    if (error.status === 401 && begun) asked(error);
+  }
   draw();
 }
 
@@ -314,6 +329,7 @@ addEventListener('hashchange', () => {
 });
 addEventListener('keydown', pressed);
 addEventListener('online', () => page.live.now());
+addEventListener(FORBIDDEN, readRights);
 setInterval(tell, 1_000);
 setInterval(() => !document.hidden && (view?.status || !page.live.isLive) && readStatus(), STATUS_MS);
 begin();

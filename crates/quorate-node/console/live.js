@@ -164,7 +164,7 @@ export class Live {
     if (body.header?.age_ms !== undefined) this.age = body.header.age_ms;
     if (body.header?.node_id !== undefined) this.node = String(body.header.node_id);
     if (type === 'end') throw new Refused(Number(body.status ?? 0), body);
-    if (type === 'snapshot' || type === 'reset') this.snapshot(type, body);
+    if (type === 'snapshot' || type === 'reset') this.snapshot(type, body, id);
     else if (type === 'change') this.changes(body);
     else if (type === 'leader') this.leader = String(body.leader_id ?? this.leader);
     // Within a snapshot the position does not count.
@@ -173,7 +173,7 @@ export class Live {
     this.onChange();
   }
 
-  snapshot(type, body) {
+  snapshot(type, body, id) {
     if (type === 'reset' || body.reset) this.wasReset = this.loaded;
     if (!body.services && type === 'reset') return;
     this.parts ??= [];
@@ -186,7 +186,7 @@ export class Live {
     if (body.last === false) return;
     this.copy.load(this.parts);
     this.parts = null;
-    if (this.wasReset) this.copy.note('The node no longer knew what changed in between: all was read anew.');
+    if (this.wasReset) this.copy.note(reset(this.cluster, (id ?? '').split('-')[0]));
     this.wasReset = false;
     this.loaded = true;
   }
@@ -197,6 +197,12 @@ export class Live {
     if (body.revision === body.previous_revision) return;
     for (const change of this.held.splice(0)) this.copy.apply(changed(change));
   }
+}
+
+/** Why all was read anew. */
+function reset(before, now) {
+  if (before && now && before !== now) return `This is another cluster, ${now}: all was read anew.`;
+  return 'The node no longer knew what changed in between: all was read anew.';
 }
 
 /** Up to twice as long with each failure, and not at the same time as all the others. */

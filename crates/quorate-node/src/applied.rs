@@ -8,6 +8,7 @@
 pub(crate) mod encoded;
 pub(crate) mod hub;
 pub(crate) mod marks;
+pub(crate) mod readers;
 mod ring;
 pub(crate) mod shared_event;
 pub(crate) mod subscription;
@@ -26,6 +27,7 @@ use tokio::time::Instant;
 
 use crate::applied::hub::{AGES_EVERY, Hub};
 use crate::applied::marks::Marks;
+use crate::applied::readers::Readers;
 use crate::types::{Entry, LogId, Outcome, StoredMembership};
 
 /// The applied state of this node.
@@ -52,6 +54,7 @@ pub(crate) struct Position {
 pub(crate) struct State {
     pub(crate) registry: Registry,
     pub(crate) hub: Hub,
+    readers: Readers,
     pub(crate) last_log_id: Option<LogId>,
     pub(crate) membership: StoredMembership,
     pub(crate) marks: Marks,
@@ -73,6 +76,7 @@ impl Applied {
             marks: Marks::begin(0, registry.hash()),
             registry,
             hub: Hub::new(watch_ring, watch_ring_bytes),
+            readers: Readers::default(),
             last_log_id: None,
             membership: StoredMembership::default(),
             timed_by: 0,
@@ -127,6 +131,7 @@ impl Applied {
                     let is_done = !matches!(applied.reply, Reply::Rejected(_));
                     tracing::trace!(target: WRITES, index, origin, number, revision, is_done);
                 }
+                state.readers.changed(&applied.events);
                 state.hub.publish(applied.events);
                 Outcome { reply: applied.reply, revision: applied.revision }
             }
@@ -144,10 +149,13 @@ impl Applied {
         self.position.send_replace(Position { index, revision, cluster_id });
     }
 
-    /// Wakes the watchers that the entries concern which were applied since this was last called.
+    /// Wakes the watchers and readers that the entries concern which were applied since this was
+    /// last called.
     pub(crate) fn wake_watchers(&self) {
-        let wakes = self.lock().hub.take_wakes();
-        wakes.iter().for_each(|watcher| watcher.call());
+        let mut state = self.lock();
+        let (watchers, readers) = (state.hub.take_wakes(), state.readers.take_wakes());
+        drop(state);
+        watchers.iter().chain(&readers).for_each(|waits| waits.call());
     }
 
     /// Lets go of what watchers need no more, as time goes by.
@@ -177,6 +185,7 @@ impl Applied {
         let mut state = self.lock();
         state.marks = Marks::begin(index, registry.hash());
         state.hub.restart(registry.revision());
+        state.readers.all_changed();
         let replaced = std::mem::replace(&mut state.registry, registry);
         state.last_log_id = last_log_id;
         state.membership = membership;

@@ -188,13 +188,18 @@ pub struct Tunables {
     /// 25 KiB. `quorate` lowers it to a quarter of its limit of descriptors, or less where there
     /// are few.
     pub http_connections_max: usize,
+    /// In a cluster that was founded less than this ago, nothing is said not to be there: DNS
+    /// answers SERVFAIL for it, and `/sd/prometheus` 503. What was registered in a cluster that
+    /// lost its disks may still be on its way to this one. ms. Default 30,000, minimum 0.
+    pub deny_after_ms: u64,
     /// How long a resolver may keep what it was told by DNS, s. Default 5, maximum 3,600.
     pub dns_ttl_s: u32,
     /// A node whose registry may be older than this answers nothing by DNS (SERVFAIL), ms. Default
     /// 3,600,000 (an hour), maximum a day.
     pub dns_max_stale_ms: u64,
     /// DNS queries of one network (a /24 of IPv4, a /56 of IPv6) that are answered in a second;
-    /// others are told to ask by TCP, or nothing. Default 1,000, minimum 1.
+    /// others are told to ask by TCP, or nothing. One counts as several where more than 1,000
+    /// instances are looked at for it. Default 1,000, minimum 1.
     pub dns_queries_per_second: u32,
     /// Connections for DNS over TCP; from one address half as many. Default 256, minimum 4.
     /// `quorate` lowers it to an eighth of its limit of descriptors, or less where there are few.
@@ -241,6 +246,7 @@ impl Default for Tunables {
             connections_per_address_max: 5_000,
             peer_connections_max: 256,
             http_connections_max: 2_560,
+            deny_after_ms: 30_000,
             dns_ttl_s: 5,
             dns_max_stale_ms: HOUR_MS,
             dns_queries_per_second: 1_000,
@@ -257,11 +263,12 @@ impl Default for Tunables {
 /// A cluster's name, unless another one is configured.
 pub const CLUSTER_NAME: &str = "quorate";
 
-/// No time needs to be longer, ms.
 /// Of an address without TLS that others reach.
 const OPEN_TO_ALL: &str = "other machines reach that, and anyone there could read and change \
                            everything; set up TLS (--tls-cert, --tls-key, --tls-ca; `quorate certs` \
                            makes a set), or say that the network keeps strangers out (--insecure)";
+
+/// No time needs to be longer, ms.
 const HOUR_MS: u64 = 3_600_000;
 /// No log needs to be longer.
 const ENTRIES_MAX: u64 = 1_000_000_000;
@@ -374,26 +381,6 @@ impl Config {
         check("http_listen", listen, !self.is_open(listen), OPEN_TO_ALL)
     }
 
-    /// Who may ask is said by network: DNS has no tokens.
-    fn validate_dns(&self) -> Result<(), ConfigError> {
-        let Dns { domain, allow, namespaces, .. } = &self.dns;
-        if let Err(error) = quorate_dns::Settings::new(domain) {
-            check("dns.domain", domain, false, error.to_string())?;
-        }
-        for name in namespaces {
-            let known = quorate_state::Namespace::new("dns.namespaces", name);
-            check("dns.namespaces", name, known.is_ok(), "must be names of namespaces")?;
-        }
-        let Some(listen) = self.dns_listen else { return Ok(()) };
-        check(
-            "dns_listen",
-            listen,
-            listen.ip().is_loopback() || !allow.is_empty(),
-            "other machines reach that, and DNS knows no tokens: name the networks that may ask \
-             (--dns-allow 10.0.0.0/8)",
-        )
-    }
-
     /// Whether anyone on other machines could come in here.
     fn is_open(&self, listen: SocketAddr) -> bool {
         self.tls.is_none() && !self.insecure && !listen.ip().is_loopback()
@@ -463,6 +450,7 @@ impl Tunables {
             ("bookmark_ms", self.bookmark_ms),
             ("shutdown_grace_ms", self.shutdown_grace_ms),
             ("upgrade_after_ms", self.upgrade_after_ms),
+            ("deny_after_ms", self.deny_after_ms),
             ("connection_idle_ms", self.connection_idle_ms),
         ] {
             check(field, value, value <= HOUR_MS, format!("must be at most {HOUR_MS} (an hour)"))?;

@@ -212,7 +212,7 @@ meters! {
     handling: Family<CallLabels, Histogram> = Family::new_with_constructor(seconds),
         "grpc_server_handling_seconds", "From a call of a client to its answer; of a stream, to its beginning";
     http_requests: Family<OfRoute, Counter> = Family::default(),
-        "quorate_http_requests", "Requests by HTTP that were answered, by method, route (its template; none: there is no such path) and status; a stream once, when it has begun";
+        "quorate_http_requests", "Requests by HTTP that were answered, by method, route (its template; none: there is no such path, or it was refused before, or given up) and status; a stream once, when it has begun";
 
     has_leader: Gauge = Gauge::default(),
         "quorate_raft_has_leader", "1: this node has a leader in sight";
@@ -383,6 +383,11 @@ impl Meters {
     /// The log is to be shortened; `reason`: one of [`COMPACTED_FOR`].
     pub(crate) fn compacts(&self, reason: &'static str) {
         self.compactions.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// A node is no member any more.
+    pub(crate) fn forget_peer(&self, peer: u64) {
+        self.peer_rtt.remove(&OfPeer { peer });
     }
 
     /// A request by HTTP has been answered.

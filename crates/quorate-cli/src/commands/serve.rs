@@ -26,6 +26,8 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
         end_with_stdin()
             .map_err(|error| Failure::failed(format!("cannot start a thread: {error}")))?;
         config.tunables.shutdown_grace_ms = DEV_SHUTDOWN_GRACE_MS;
+        // It replaces no cluster, and who tries out DNS asks soon.
+        config.tunables.deny_after_ms = 0;
     }
     let listens = Listens { http: config.http_listen.is_some(), dns: config.dns_listen.is_some() };
     descriptors::share(&mut config.tunables, listens);

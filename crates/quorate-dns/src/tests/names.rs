@@ -100,6 +100,32 @@ fn a_name_that_does_not_exist_is_told_so_however_many_do() {
     assert_eq!(code(&answer), Refused, "nothing of what it is answered for ends so");
 }
 
+/// An allowed namespace is a part of the name: what stands before it is none.
+#[test]
+fn nobody_in_a_namespace_that_is_answered_for_is_told_so() {
+    let registry = orders(1);
+    let settings = Settings { namespaces: vec!["prod".into(), "a.b.c.d.e".into()], ..settings() };
+    use ResponseCode::{NXDomain, NoError, Refused};
+    for (name, wanted) in [
+        ("orders.prod", NoError),
+        ("nobody.prod", NXDomain),
+        ("NoBody.Prod", NXDomain),
+        ("x9.orders.prod", NXDomain),
+        ("_http._udp.orders.prod", NXDomain),
+        ("nobody.a.b.c.d.e", NXDomain),
+        ("prod.test", Refused),
+        ("b.c.d.e", Refused),
+        ("aprod", Refused),
+    ] {
+        let name = format!("{name}.svc.quorate.");
+        let tcp = (Room::Tcp, None);
+        let (answer, _) = ask_in(&registry, &settings, &name, RecordType::A, tcp);
+        assert_eq!(code(&answer), wanted, "{name}");
+        let soa = usize::from(wanted == NXDomain);
+        assert_eq!(answer.authorities.len(), soa, "{name}");
+    }
+}
+
 #[test]
 fn own_zone_comes_first_and_namespaces_are_kept_apart() {
     let mut registry = orders(1);
@@ -278,4 +304,62 @@ fn transfers_other_classes_and_newer_versions_of_edns_are_refused() {
     let edns = reply.edns.as_ref().expect("it says which version there is");
     // 16 has two names.
     assert_eq!((edns.version(), u16::from(code(&reply))), (0, ResponseCode::BADVERS.into()));
+}
+
+fn answered(registry: &Registry, name: &str, kind: RecordType) -> Answer {
+    let query = Query::read(&query(name, kind, None)).unwrap();
+    answer(query.question(), registry, &settings(), 1, query.room(Room::Tcp))
+}
+
+/// What a node may not say whose state is old.
+#[test]
+fn an_answer_says_that_it_is_empty_for_want_of_an_instance() {
+    use RecordType::{A, AAAA, MX, SRV, TXT};
+    let mut registry = orders(1);
+    put(&mut registry, "prod/named/n", "http://db.example.org:80", |_| {});
+    put(&mut registry, "prod/gone/g", "http://10.0.0.1:80", |it| it.status = Status::Draining);
+    for (name, kind, lacks) in [
+        ("orders.prod", A, false),
+        ("orders.prod", AAAA, false),
+        ("orders.prod", MX, false),
+        ("named.prod", A, false),
+        ("gone.prod", A, true),
+        ("gone.prod", AAAA, true),
+        ("gone.prod", SRV, true),
+        ("gone.prod", TXT, true),
+        ("gone.prod", MX, false),
+        ("g.gone.prod", A, true),
+        ("v-9.orders.prod", A, true),
+        ("_none._tcp.orders.prod", SRV, true),
+        ("_none._tcp.orders.prod", A, true),
+        ("_http._tcp.orders.prod", AAAA, false),
+        ("prod", A, false),
+    ] {
+        let answer = answered(&registry, &format!("{name}.svc.quorate."), kind);
+        assert_eq!(answer.lacks_instances, lacks, "{name} {kind}");
+        assert_eq!(answer.code, ResponseCode::NoError, "{name} {kind}");
+    }
+}
+
+#[test]
+fn no_more_instances_are_looked_at_than_an_answer_takes() {
+    use RecordType::{A, AAAA, ANY, MX, PTR};
+    let mut registry = orders(100);
+    put(&mut registry, "prod/pay/p-1", "http://10.9.0.1:80", |it| it.zone = "eu".into());
+    let backwards = "1.0.0.10.in-addr.arpa.";
+    for (name, kind, looked) in [
+        ("orders.prod.svc.quorate.", A, 100),
+        ("orders.prod.svc.quorate.", MX, 0),
+        ("orders-7.orders.prod.svc.quorate.", A, 1),
+        ("z-eu.orders.prod.svc.quorate.", A, 100),
+        ("none.orders.prod.svc.quorate.", A, 200),
+        ("none.prod.svc.quorate.", A, 0),
+        (backwards, PTR, 101),
+        (backwards, ANY, 101),
+        (backwards, A, 0),
+        (backwards, AAAA, 0),
+    ] {
+        assert_eq!(answered(&registry, name, kind).looked, looked, "{name} {kind}");
+    }
+    assert_eq!(answered(&registry, backwards, A).code, ResponseCode::Refused);
 }

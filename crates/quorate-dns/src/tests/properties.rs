@@ -165,3 +165,42 @@ proptest! {
         prop_assert!(order.is_sorted_by_key(|it| it.as_bytes()[0]), "{:?}", order);
     }
 }
+
+/// A namespace of one label or several.
+fn namespace() -> impl Strategy<Value = String> {
+    let label = prop::sample::select(vec!["prod", "eu", "test", "x"]);
+    vec(label, 1..6).prop_map(|labels| labels.join("."))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// Nor another name than with all namespaces allowed.
+    #[test]
+    fn what_is_below_an_allowed_namespace_is_never_refused(
+        allowed in vec(namespace(), 1..4),
+        which in any::<prop::sample::Index>(),
+        registered in vec(namespace(), 0..4),
+        before in prop::sample::select(vec![
+            "", "orders", "nobody", "x9.orders", "eu", "prod.eu", "_http._tcp.orders",
+            "z-eu.orders",
+            "a.b.c.d.e.f.g.h.i.j.k.l.m.n.o.p.q.r.s.t.u.v.w.x.y.z",
+        ]),
+        capitals in any::<u64>(),
+    ) {
+        let mut registry = Registry::new();
+        for namespace in &registered {
+            put(&mut registry, &format!("{namespace}/orders/o-1"), "http://10.0.0.1:80", |_| {});
+        }
+        let name = format!("{before}.{}.svc.quorate.", which.get(&allowed));
+        let change = |(at, letter): (usize, char)| match capitals >> (at % 64) & 1 {
+            1 => letter.to_ascii_uppercase(),
+            _ => letter,
+        };
+        let name: String = name.trim_start_matches('.').chars().enumerate().map(change).collect();
+        let settings = Settings { namespaces: allowed, ..settings() };
+        let (answer, _) = ask_in(&registry, &settings, &name, RecordType::A, (Room::Tcp, None));
+        prop_assert_ne!(code(&answer), ResponseCode::Refused, "{}", name);
+        prop_assert_eq!(answer.answers.is_empty(), answer.authorities.len() == 1);
+    }
+}

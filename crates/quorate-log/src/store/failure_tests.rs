@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::num::NonZeroU64;
 use std::rc::Rc;
 
 use openraft::entry::RaftEntry;
@@ -14,8 +15,8 @@ use openraft::type_config::TypeConfigExt;
 use openraft::type_config::alias::{EntryOf, VoteOf};
 
 use super::*;
+use crate::NodeId;
 use crate::observe::{self, Event, Step};
-use crate::{ClusterId, NodeId};
 
 openraft::declare_raft_types!(Toy: D = String, R = String);
 
@@ -73,8 +74,12 @@ async fn fail_at(step: Step) {
     touched.borrow_mut().clear();
 
     // The disk would take all of it now.
-    let identity = Identity { cluster_id: None, founders: 1, node_id: NodeId::new(1).unwrap() };
-    let claimed = Identity { cluster_id: ClusterId::new(7), ..identity };
+    let identity = Identity {
+        cluster_id: None,
+        founders: NonZeroU64::new(1),
+        node_id: NodeId::new(1).unwrap(),
+    };
+    let claimed = Identity { cluster_id: NonZeroU64::new(7), ..identity };
     let stamped = log.stamp(claimed).await.map_err(|error| match error {
         StampError::Write { source, .. } => io::Error::from(source),
         other => panic!("{other}"),

@@ -37,6 +37,8 @@ const IDLE: Duration = Duration::from_secs(10);
 /// After an error of the socket.
 const PAUSE: Duration = Duration::from_millis(100);
 
+const UNHURT: &str = "invariant: nothing panics under this lock";
+
 /// Answers queries of this node's registry.
 pub(crate) struct Resolver {
     node: Arc<Node>,
@@ -70,9 +72,7 @@ impl Resolver {
     /// does not ask too much.
     fn reply(&self, bytes: &[u8], from: IpAddr, room: Room) -> Option<Vec<u8>> {
         let limits = if room == Room::Tcp { &self.by_tcp } else { &self.limits };
-        let mut limits = limits.lock().expect("invariant: nothing panics under this lock");
-        let verdict = limits.take(from, Instant::now());
-        drop(limits);
+        let verdict = limits.lock().expect(UNHURT).take(from, Instant::now());
         if verdict != Verdict::Answer {
             self.node.meters().refused("dns").inc();
         }
@@ -82,9 +82,10 @@ impl Resolver {
         let query = match Query::read(bytes) {
             Ok(query) => query,
             Err(Refused::Silently) => return None,
+            Err(Refused::With(..)) if verdict != Verdict::Answer => return None,
             Err(Refused::With(reply, code)) => {
                 self.count("other", code);
-                return (verdict == Verdict::Answer).then_some(reply);
+                return Some(reply);
             }
         };
         if verdict == Verdict::Truncate {
@@ -100,6 +101,7 @@ impl Resolver {
         } else {
             self.answer(question, query.room(room))
         };
+        limits.lock().expect(UNHURT).charge(from, answer.looked);
         self.count(kind, answer.code);
         let (reply, is_cut) = query.write(&answer, room);
         if is_cut {
@@ -120,9 +122,13 @@ impl Resolver {
         let answer = quorate_dns::answer(question, &registry, &self.settings, seed, room);
         // Of what it has, a node may tell what is old. Of what it does not have, it knows nothing:
         // a resolver takes no for an answer, and asks another node where this one fails.
-        let denies =
+        let is_unknown =
             answer.code == ResponseCode::NXDomain && self.settings.is_below_svc(&question.name);
-        if denies && age_ms > CURRENT_MS { failed() } else { answer }
+        let may_be_elsewhere = || age_ms > CURRENT_MS || !self.node.is_settled(&registry);
+        match (is_unknown || answer.lacks_instances) && may_be_elsewhere() {
+            true => Answer { looked: answer.looked, ..failed() },
+            false => answer,
+        }
     }
 
     fn may_ask(&self, from: IpAddr) -> bool {

@@ -33,6 +33,7 @@ use tonic::Status;
 pub(in crate::api) use crate::api::grpc::arrived::Arrived;
 pub(in crate::api) use crate::api::grpc::fetch::Local;
 pub(in crate::api) use crate::api::grpc::told::name as code_name;
+pub(in crate::api) use crate::api::grpc::watch::nothing_comes;
 use crate::error::NodeError;
 use crate::node::status::Lead;
 use crate::node::{Consistency, Node};

@@ -38,7 +38,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Extension, MatchedPath, Request, State};
 use axum::http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -50,7 +50,7 @@ use crate::access::Role;
 use crate::api::grpc::door::is_unknown;
 use crate::api::http::described::Document;
 use crate::api::http::problem::Problem;
-use crate::meters::OfRoute;
+use crate::meters::{Meters, OfRoute};
 use crate::net::connections::{Connections, Line};
 use crate::net::tls::Tls;
 use crate::node::Node;
@@ -121,9 +121,14 @@ pub(crate) fn refused(status: Status) -> Response {
     Problem::from(status).into_response()
 }
 
-/// Counts a request by the route that it took.
-async fn counted(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
-    let method = match request.method().as_str() {
+/// Counts a request that took no route: it was refused before, or its answer was given up.
+pub(crate) fn count_unrouted(meters: &Meters, method: &Method, status: StatusCode) {
+    let (method, route) = (method_name(method), "none".to_owned());
+    meters.requested(&OfRoute { method, route, code: status.as_u16() });
+}
+
+fn method_name(method: &Method) -> &'static str {
+    match method.as_str() {
         "GET" => "GET",
         "HEAD" => "HEAD",
         "PUT" => "PUT",
@@ -131,7 +136,12 @@ async fn counted(State(node): State<Arc<Node>>, request: Request, next: Next) ->
         "PATCH" => "PATCH",
         "DELETE" => "DELETE",
         _ => "other",
-    };
+    }
+}
+
+/// Counts a request by the route that it took.
+async fn counted(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
+    let method = method_name(request.method());
     let route = request.extensions().get::<MatchedPath>();
     let route = route.map_or("none", MatchedPath::as_str).to_owned();
     let response = next.run(request).await;

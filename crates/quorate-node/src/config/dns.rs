@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::config::Networks;
+use crate::config::{Config, ConfigError, Networks, check};
 
 /// Answers by DNS. In the configuration file: the table `[dns]`. Without `dns_listen` it does
 /// nothing.
@@ -43,5 +43,27 @@ impl Default for Dns {
             zone: String::new(),
             all_failing: AllFailing::default(),
         }
+    }
+}
+
+impl Config {
+    /// Who may ask is said by network: DNS has no tokens.
+    pub(super) fn validate_dns(&self) -> Result<(), ConfigError> {
+        let Dns { domain, allow, namespaces, .. } = &self.dns;
+        if let Err(error) = quorate_dns::Settings::new(domain) {
+            check("dns.domain", domain, false, error.to_string())?;
+        }
+        for name in namespaces {
+            let known = quorate_state::Namespace::new("dns.namespaces", name);
+            check("dns.namespaces", name, known.is_ok(), "must be names of namespaces")?;
+        }
+        let Some(listen) = self.dns_listen else { return Ok(()) };
+        check(
+            "dns_listen",
+            listen,
+            listen.ip().is_loopback() || !allow.is_empty(),
+            "other machines reach that, and DNS knows no tokens: name the networks that may ask \
+             (--dns-allow 10.0.0.0/8)",
+        )
     }
 }

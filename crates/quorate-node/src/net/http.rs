@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt};
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -36,12 +36,16 @@ const BOUNDED_BY_ITSELF: [&str; 2] = ["/api/", "/sd/"];
 /// A connection that is to end has this long for the answer that is under way.
 const END_GRACE: Duration = Duration::from_secs(5);
 
+type Count = Arc<dyn Fn(&Method, StatusCode) + Send + Sync>;
+
 /// What answers on a listener.
 #[derive(Clone)]
 pub(crate) struct Tools {
     pub(crate) router: Router,
     /// How a request is answered that there is no room for.
     pub(crate) refused: fn(Status) -> Response,
+    /// Counts an answer that the router did not give.
+    pub(crate) count: Count,
     pub(crate) calls: Arc<UnderWay>,
     /// Those of nobody who is known.
     pub(crate) apart: FindApart<Incoming>,
@@ -102,7 +106,7 @@ async fn serve_one(
 }
 
 async fn answer(
-    Tools { router, refused, calls, apart }: Tools,
+    Tools { router, refused, count, calls, apart }: Tools,
     line: Arc<Line>,
     mut request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
@@ -115,9 +119,13 @@ async fn answer(
     };
     let call = match begun {
         Ok(call) => call,
-        Err(status) => return Ok(refused(status)),
+        Err(status) => {
+            let refused = refused(status);
+            count(request.method(), refused.status());
+            return Ok(refused);
+        }
     };
-    let path = request.uri().path();
+    let (path, method) = (request.uri().path(), request.method().clone());
     if BOUNDED_BY_ITSELF.iter().any(|place| path.starts_with(place)) {
         let answered = router.oneshot(request).await?;
         // Its body may go on for long.
@@ -128,8 +136,9 @@ async fn answer(
     match timeout(ANSWER_WITHIN, router.oneshot(request)).await {
         Ok(answered) => answered,
         Err(_elapsed) => {
-            let late = format!("no answer within {} s\n", ANSWER_WITHIN.as_secs());
-            Ok((StatusCode::SERVICE_UNAVAILABLE, late).into_response())
+            let (late, status) = (ANSWER_WITHIN.as_secs(), StatusCode::SERVICE_UNAVAILABLE);
+            count(&method, status);
+            Ok((status, format!("no answer within {late} s\n")).into_response())
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The leader, as far as this node knows, and how fresh that is.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use quorate_log::NodeId;
@@ -31,6 +31,8 @@ pub(crate) struct Leadership {
     handed: watch::Sender<Option<Handed>>,
     /// The node that did not take the lead, and when that was given up.
     untaken: Mutex<Option<(NodeId, Instant)>>,
+    /// Since when this process knows that it is in a cluster.
+    inside_since: OnceLock<Instant>,
 }
 
 /// This node has asked another one to lead, and takes no writes until one does.
@@ -70,6 +72,7 @@ impl Leadership {
         let (first_term, committed, stopping, members_as_of) = Default::default();
         let (removed, handed, untaken) =
             (watch::Sender::new(false), watch::Sender::new(None), Mutex::default());
+        let inside_since = OnceLock::new();
         Self {
             view,
             members_as_of,
@@ -82,6 +85,7 @@ impl Leadership {
             removed,
             handed,
             untaken,
+            inside_since,
         }
     }
 
@@ -138,6 +142,16 @@ impl Leadership {
         let mut removed = self.removed.subscribe();
         // Its sender is here: it does not end.
         let _ = removed.wait_for(|removed| *removed).await;
+    }
+
+    /// This node is in a cluster.
+    pub(crate) fn set_inside(&self) {
+        self.inside_since.get_or_init(Instant::now);
+    }
+
+    /// How long it has been, in this process.
+    pub(super) fn inside_for(&self) -> Duration {
+        self.inside_since.get().map_or(Duration::ZERO, Instant::elapsed)
     }
 
     /// How far leaders said they have committed, at least.

@@ -113,6 +113,11 @@ impl AddressBook {
         place.map_or_else(|| otherwise.to_owned(), Clone::clone)
     }
 
+    /// The addresses of the list that this node was started with.
+    pub(crate) fn listed(&self) -> Vec<String> {
+        self.lock().values().filter_map(|places| places.listed.clone()).collect()
+    }
+
     /// Everywhere where this node may be.
     pub(crate) fn all(&self, id: NodeId) -> Vec<String> {
         self.lock()

@@ -24,7 +24,7 @@ use crate::api::grpc::peer::PeerService;
 use crate::api::grpc::peer_door::refused_handshakes;
 use crate::api::grpc::registry::RegistryService;
 use crate::api::grpc::routes::ClientCalls;
-use crate::api::http::{Observed, refused, router};
+use crate::api::http::{Observed, count_unrouted, refused, router};
 use crate::config::{Dns, Tunables};
 use crate::error::RunError;
 use crate::meters::Meters;
@@ -174,7 +174,9 @@ pub(super) async fn serve_tools(
         door::is_unknown(&node, call).then_some(Apart { under_way, within: None, refusal })
     });
     let arriving = connections.accept(listener);
-    let tools = Tools { router: router(observed), refused, calls, apart };
+    let meters = meters.clone();
+    let count = Arc::new(move |method: &_, status| count_unrouted(&meters, method, status));
+    let tools = Tools { router: router(observed), refused, count, calls, apart };
     tokio::select! {
         () = http::serve(tools, arriving, security, stop.clone()) => Ok(()),
         never = connections.watch(stop) => match never {},
@@ -189,11 +191,19 @@ pub(super) async fn serve_dns(
     settings: Settings,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
+    let at = listener.address();
+    if at.ip().is_unspecified() {
+        tracing::warn!(
+            dns = %at,
+            "answers by DNS leave from the address that the system chooses: where this machine has several, \
+             resolvers take none from another one than they asked; listen at one address"
+        );
+    }
     let tunables = node.tunables();
     let in_all = tunables.dns_connections_max;
     let limits = limits(tunables, in_all, in_all.div_ceil(2));
     let connections = Connections::new("dns", limits, one_lane(node.meters(), "dns_connections"));
-    let resolver = Arc::new(Resolver::new(node, &dns, settings, listener.address()));
+    let resolver = Arc::new(Resolver::new(node, &dns, settings, at));
     let arriving = connections.accept(listener);
     // The threads end with this, however it ends.
     let ended = stop.child_token();

@@ -1,7 +1,7 @@
 //! Members that moved report to each other where they are, without the log: with a majority
 //! elsewhere, nothing commits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,8 +25,14 @@ pub(crate) async fn run(node: Arc<Node>, start: Start) -> Result<(), RunError> {
     if let Some(list) = start.founders() {
         node.peers().book.set_listed(&list);
     }
+    let mut known = BTreeSet::new();
     loop {
         let members = node.members();
+        let ids = members.iter().map(|info| info.id).collect();
+        for gone in known.difference(&ids) {
+            node.meters().forget_peer(gone.get());
+        }
+        known = ids;
         node.peers().book.keep(|id| members.iter().any(|info| info.id == id));
         for info in &members {
             node.peers().book.set_member(info.id, &info.member.peer_address);

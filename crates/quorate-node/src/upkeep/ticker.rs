@@ -121,6 +121,9 @@ impl Ticker {
         node.disk().measure();
         node.count_of_late();
         node.leadership().set_members(node.members_as_of());
+        if node.is_founded() {
+            node.leadership().set_inside();
+        }
         let leader = self.leader_in_sight();
         if node.leadership().set_leader(leader) {
             node.meters().leader_changes.inc();

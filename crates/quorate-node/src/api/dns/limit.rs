@@ -12,6 +12,9 @@ const PLACES: usize = 16 * 1024;
 /// What a network may ask at once after a pause: this many seconds' worth.
 const BURST_S: f32 = 2.0;
 
+/// An answer for which so many more instances are looked at counts as one more query.
+const LOOKED_PER_QUERY: f32 = 1_000.0;
+
 /// What a query gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -48,14 +51,27 @@ impl Limits {
         Self { per_second, hasher: RandomState::new(), began: Instant::now(), places }
     }
 
+    fn place(&mut self, of: IpAddr) -> &mut Place {
+        let hash = self.hasher.hash_one(network(of));
+        &mut self.places[hash as usize % PLACES]
+    }
+
+    /// Takes what an answer took beyond that, for which so many instances were looked at; of what a
+    /// network may ask later no more than it may ask at once.
+    pub(super) fn charge(&mut self, from: IpAddr, looked: usize) {
+        let most = self.per_second * BURST_S;
+        let place = self.place(from);
+        place.left = (place.left - looked as f32 / LOOKED_PER_QUERY).max(-most);
+    }
+
     /// Takes one of what is left to a network.
     pub(crate) fn take(&mut self, from: IpAddr, now: Instant) -> Verdict {
-        let hash = self.hasher.hash_one(network(from));
-        let place = &mut self.places[hash as usize % PLACES];
-        let at = now.saturating_duration_since(self.began).as_millis() as u32;
+        let (began, per_second) = (self.began, self.per_second);
+        let place = self.place(from);
+        let at = now.saturating_duration_since(began).as_millis() as u32;
         let passed = at.wrapping_sub(place.at) as f32 / 1_000.0;
         place.at = at;
-        place.left = (place.left + passed * self.per_second).min(self.per_second * BURST_S);
+        place.left = (place.left + passed * per_second).min(per_second * BURST_S);
         if place.left >= 1.0 {
             place.left -= 1.0;
             return Verdict::Answer;
@@ -99,6 +115,28 @@ mod tests {
         assert_eq!(answered.count(), 5, "ten a second");
         assert_eq!(network(address("2001:db8:0:1::1")), network(address("2001:db8:0:ff::")));
         assert_ne!(network(address("2001:db8:0:1::1")), network(address("2001:db8:0:100::")));
+    }
+
+    /// A name that does not exist may take a look at each of many instances.
+    #[test]
+    fn an_answer_that_takes_a_long_look_counts_as_many() {
+        let (mut limits, now) = (Limits::new(10), Instant::now());
+        let from = "192.0.2.1".parse::<IpAddr>().unwrap();
+        let answered = |limits: &mut Limits, looked: usize, now| {
+            let answers = (0..100).take_while(|_| {
+                let verdict = limits.take(from, now);
+                limits.charge(from, looked);
+                verdict == Verdict::Answer
+            });
+            answers.count()
+        };
+        assert_eq!(answered(&mut limits, 4_000, now), 4, "five each");
+        let later = now + Duration::from_secs(10);
+        assert_eq!(answered(&mut limits, 0, later), 20);
+        // However long it took, the network is answered again after the time of its burst.
+        assert_eq!(answered(&mut limits, 1_000_000_000, later + Duration::from_secs(1)), 1);
+        let again = later + Duration::from_millis(3_150);
+        assert_eq!(answered(&mut limits, 0, again), 1);
     }
 
     #[test]

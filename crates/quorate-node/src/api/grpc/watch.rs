@@ -1,5 +1,4 @@
-//! The Watch call: reads the subscription, then turns a [`Subscription`]'s messages into answers,
-//! and takes in acks.
+//! The Watch call: turns a [`Subscription`]'s messages into answers, and takes in acks.
 
 mod fresh;
 
@@ -131,10 +130,9 @@ const LEADERLESS_FOR: Duration = Duration::from_secs(60);
 /// If this node is no member any more, and never will have a leader, it is sent away after this.
 const REMOVED_FOR: Duration = Duration::from_secs(10);
 
-/// A node may have a leader and get nothing from it, because its disk has no room, say, or because
-/// it catches up. What it has is better than nothing, so a watcher is told how old it is, and sent
-/// away when it has been there for so long, and what it has is so old; or for up to half as long
-/// again, so that not all go at once.
+/// A node may have a leader and get nothing from it: its disk has no room, say, or it catches up.
+/// What it has is better than nothing, so a watcher is told how old it is, and sent away when that
+/// is so long, and it was here for so long; up to half as long again, so that not all go at once.
 const OLD_FOR: Duration = Duration::from_secs(10);
 
 /// Waits until what this node has is old, though it has a leader; `fresh_at` as by [`Node`].
@@ -198,6 +196,13 @@ async fn lost(leadership: &Leadership, node: NodeId) -> NodeError {
 async fn no_longer_serves(node: &Node) -> NodeError {
     tokio::select! {
         () = node.stop().cancelled() => NodeError::Stopping { node: node.id() },
+        error = nothing_comes(node) => error,
+    }
+}
+
+/// Waits until nothing new will come here for long, and who waits for it is to go elsewhere; why.
+pub(in crate::api) async fn nothing_comes(node: &Node) -> NodeError {
+    tokio::select! {
         error = lost(node.leadership(), node.id()) => error,
         error = old(node.leadership(), || node.fresh_at(), node.id()) => error,
     }

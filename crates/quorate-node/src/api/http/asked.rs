@@ -245,7 +245,7 @@ pub(super) fn check_host(node: &Node, uri: &Uri, headers: &HeaderMap) -> Result<
     if is_own_name(node, host) {
         return Ok(());
     }
-    let must = "must be an address, localhost, or a host under which a member is known";
+    let must = "must be an address, localhost, or a host of this node, a member or a founder";
     let detail = format!("the header host {must}, as no credentials are asked for here");
     Err(no_page("host", must, detail))
 }
@@ -254,14 +254,17 @@ fn no_page(field: &str, limit: &str, detail: String) -> Problem {
     Problem::new(StatusCode::FORBIDDEN, Code::PermissionDenied, detail).of(field, limit)
 }
 
-/// Whoever may point a name to this machine may not point an address to it.
+/// Whoever may point a name to this machine may not point an address to it. A node that is in no
+/// cluster yet knows its own names and those of its founders' list, and is to be scraped, too.
 fn is_own_name(node: &Node, host: &str) -> bool {
     let name = without_port(host);
     let address = name.trim_start_matches('[').trim_end_matches(']');
     let is = |other: &str| name.eq_ignore_ascii_case(without_port(other));
+    let me = node.me();
     address.parse::<std::net::IpAddr>().is_ok()
-        || is("localhost")
+        || ["localhost", &me.client_address, &me.peer_address].into_iter().any(is)
         || node.members().iter().any(|member| is(&member.member.client_address))
+        || node.peers().book.listed().iter().any(|listed| is(listed))
 }
 
 fn without_port(host: &str) -> &str {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use quorate_proto::v1::{
     GrpcCheck, HealthCheck, HttpCheck, InstanceOverride, InstanceRef, InstanceSpec, LeaseRenewal,
-    Metadata, RegisterRequest, RenewRequest, RequestId, TcpCheck, UpdateRequest, health_check,
+    Metadata, RegisterRequest, RenewRequest, RequestId, SetOverrideRequest, TcpCheck,
+    UpdateRequest, health_check,
 };
 use quorate_state::limits;
 use serde::Deserialize;
@@ -277,14 +278,17 @@ pub(super) struct GivenOverride {
     #[serde(default)]
     #[schema(schema_with = schemas::reason)]
     reason: String,
+    request_id: Option<GivenRequestId>,
 }
 
 impl GivenOverride {
     /// # Errors
     /// The status is none.
-    pub(super) fn of(self) -> Result<InstanceOverride, Problem> {
+    pub(super) fn request(self, of: SetOverrideRequest) -> Result<SetOverrideRequest, Problem> {
         let status = status(self.status)?;
-        Ok(InstanceOverride { status, weight: self.weight, reason: self.reason })
+        let decided = InstanceOverride { status, weight: self.weight, reason: self.reason };
+        let request_id = request_id(self.request_id);
+        Ok(SetOverrideRequest { r#override: Some(decided), request_id, ..of })
     }
 }
 

@@ -73,6 +73,8 @@ parameters! {
     LocalOnly: "local_only";
     Incarnation: "incarnation";
     OfCluster: "cluster_id";
+    /// The `RequestId` of a write whose route takes no body.
+    OfWrite: "request_origin" "request_number" "request_done_below" "request_age_ms";
 }
 
 /// One name means one thing, on all routes.
@@ -100,17 +102,17 @@ fn parameter(name: &str, is_path: bool) -> Parameter {
         "zone" => (schemas::many(schemas::name()), "Instances in one of these alone."),
         "index" => (schemas::position(), "The `index` of the answer before: wait for a change."),
         "wait" => {
-            let about = "For so long, 5m unless it says, 10m at most; without a unit, ms.";
+            let about = "For so long, 5m unless it says, 10m at most.";
             (schemas::duration(), about)
         }
         "namespace" => (schemas::optional_name(), "\"default\" unless it says."),
         "endpoint" => (schemas::optional_name(), "The one of this name alone; else each of them."),
         "max_age" => {
-            let about = "Refuse to tell what may be older, 1h unless it says; without a unit, ms.";
+            let about = "Refuse to tell what may be older, 1h unless it says.";
             (schemas::duration(), about)
         }
         "timeout" => {
-            let about = "How long the caller waits, 60s at most; without a unit, ms.";
+            let about = "How long the caller waits, 60s at most.";
             (schemas::some_duration(), about)
         }
         "from" => {
@@ -122,6 +124,10 @@ fn parameter(name: &str, is_path: bool) -> Parameter {
         "local_only" => (schemas::words(&["true", "false"]), "Do not ask the other members."),
         "incarnation" => (schemas::digits(), "Refuse where a newer one holds it."),
         "cluster_id" => (schemas::cluster_id(), "Refuse if it is another one."),
+        "request_origin" => (schemas::digits(), "The `origin` of the write's `RequestId`."),
+        "request_number" => (schemas::digits(), "Its `number`: the same in each attempt."),
+        "request_done_below" => (schemas::digits(), "Its `done_below`."),
+        "request_age_ms" => (schemas::digits(), "Its `age_ms`: since the first attempt."),
         _ => unreachable!("invariant: each parameter has its words here"),
     };
     let place = match name {
@@ -244,7 +250,7 @@ impl Document {
             (ETAG, self.tag.as_str()),
             (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         ];
-        if reading::is_known(headers, &self.tag) {
+        if reading::is_known(headers, &self.tag, true) {
             return (StatusCode::NOT_MODIFIED, common).into_response();
         }
         (common, [(CONTENT_TYPE, "application/json")], self.text.clone()).into_response()

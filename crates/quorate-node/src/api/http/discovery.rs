@@ -77,6 +77,13 @@ pub(super) async fn prometheus(State(api): State<Api>, mut asked: Asked) -> Answ
     let local = api.registry.local(asked.call(request)).await?.into_inner();
     check_age(&local, max_age)?;
     let Local { registry, namespace, age_ms } = local;
+    if !api.node.is_settled(&registry) {
+        let ms = api.node.tunables().deny_after_ms;
+        let new = format!(
+            "this cluster was founded less than {ms} ms ago, and services may be on their way here"
+        );
+        return Err(too_old(new));
+    }
     let bytes = estimate(&registry, &namespace, &prefix);
     let deadline = asked.deadline(&api.node);
     let make = move || written(&registry, &namespace, &prefix, endpoint.as_deref());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 use quorate_proto::ClusterId;
-use quorate_proto::v1::{Consistency, InstanceStatus};
+use quorate_proto::v1::{Consistency, InstanceStatus, RequestId};
 
 use crate::api::grpc::door;
 use crate::api::http::problem::Problem;
@@ -108,6 +108,20 @@ impl Query {
         }
     }
 
+    /// The caller's name for a write whose route takes no body, where it has one.
+    ///
+    /// # Errors
+    /// A part of it is no number.
+    pub(super) fn request_id(&mut self) -> Result<Option<RequestId>, Problem> {
+        let id = RequestId {
+            origin: self.number("request_origin")?,
+            number: self.number("request_number")?,
+            done_below: self.number("request_done_below")?,
+            age_ms: self.number("request_age_ms")?,
+        };
+        Ok((id != RequestId::default()).then_some(id))
+    }
+
     /// How long the caller waits for its answer, where it says so; no longer than calls may take.
     ///
     /// # Errors
@@ -183,7 +197,7 @@ pub(super) fn status(field: &str, text: &str) -> Result<i32, Problem> {
     Ok(status.into())
 }
 
-/// `CLUSTER-REVISION`, as ETags and event ids have it, or a revision alone.
+/// `CLUSTER-REVISION`, as `index` and event ids have it, or a revision alone.
 ///
 /// # Errors
 /// It is none.

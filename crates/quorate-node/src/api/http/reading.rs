@@ -1,5 +1,6 @@
 //! What reads.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use quorate_proto::v1::{
 use quorate_state::{Namespace, Registry, Revision, ServiceKey, ServiceName};
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
-use tonic::Response;
+use tonic::{Response, Status};
 use utoipa::ToSchema;
 
 use crate::access;
@@ -38,6 +39,7 @@ use crate::api::http::shown::{
 use crate::api::http::shown_inspection::Inspection;
 use crate::api::http::shown_status::ShownStatus;
 use crate::api::http::watching;
+use crate::applied::readers::Reader;
 use crate::error::CallError;
 use crate::node::Node;
 use crate::wall;
@@ -117,15 +119,16 @@ pub(super) async fn service(State(api): State<Api>, mut asked: Asked) -> Answere
     };
     let wanted = watching::wanted(&mut asked.query)?;
     asked.query.done()?;
+    let form = form(&request);
     let waits = wanted.and_then(|wanted| Some((wanted.since(&api.node)?, wanted.wait)));
     let since = waits.map(|(since, _)| Revision(since.revision));
     let (answer, head) = match waits {
         Some((since, wait)) => once_changed(&api, &asked, request, since, wait).await?,
         None => fetch(&api, &asked, request).await?,
     };
-    let (index, etag) = place(&api.node, &answer, &head, since);
+    let (index, etag) = place(&api.node, &answer, &head, (since, form));
     let tag = HeaderValue::from_str(&etag).expect("invariant: digits are a header's value");
-    if is_known(&asked.headers, &etag) {
+    if is_known(&asked.headers, &etag, head.revision > 0) {
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, tag)]).into_response());
     }
     let show = |answer: EncodedFetchResponse| {
@@ -139,6 +142,15 @@ pub(super) async fn service(State(api): State<Api>, mut asked: Asked) -> Answere
     Ok(response)
 }
 
+/// What an answer depends on besides its service and the revision: which part is asked for, and how
+/// this version of the program shows it.
+fn form(request: &FetchRequest) -> u64 {
+    let FetchRequest { statuses, tags, zones, limit, after, .. } = request;
+    let mut hasher = DefaultHasher::new();
+    (env!("CARGO_PKG_VERSION"), statuses, tags, zones, limit, after).hash(&mut hasher);
+    hasher.finish()
+}
+
 /// Where a caller stands that has this answer, and the tag of what it is sent: a service has a
 /// revision of its own for each list of instances; one that is not known has none, and may have had
 /// instances before it was forgotten.
@@ -146,7 +158,7 @@ fn place(
     node: &Node,
     answer: &Response<EncodedFetchResponse>,
     head: &Head,
-    since: Option<Revision>,
+    (since, form): (Option<Revision>, u64),
 ) -> (String, String) {
     let (cluster_id, now) = answer
         .get_ref()
@@ -156,8 +168,8 @@ fn place(
     let stands = stands(&node.applied().registry(), head.revision, since, now);
     let index = shown::position(cluster_id, stands);
     let etag = match head.revision {
-        0 => format!("\"{}-unknown\"", shown::hex(cluster_id)),
-        _ => format!("\"{index}\""),
+        0 => format!("\"{}-unknown-{form:016x}\"", shown::hex(cluster_id)),
+        _ => format!("\"{index}-{form:016x}\""),
     };
     (index, etag)
 }
@@ -181,6 +193,8 @@ async fn once_changed(
     since: Position,
     wait: Duration,
 ) -> Result<Fetched, Problem> {
+    // Who may not is told so, however many are under way.
+    asked.check_ahead(api, Method::Fetch, request.clone())?;
     let _long = api.long()?;
     let Position { cluster_id, revision } = since;
     let since = Revision(revision);
@@ -193,9 +207,9 @@ async fn once_changed(
     let request = FetchRequest { cluster_id, min_revision: min.max(revision), ..request };
     let until = Instant::now() + wait;
     let until = asked.left().map_or(until, |left| until.min(grpc::door::deadline_in(left)));
-    let mut positions = api.node.applied().positions();
+    let reader = Reader::begin(api.node.applied(), key.clone());
+    let mut nothing_comes = pin!(grpc::nothing_comes(&api.node));
     loop {
-        positions.mark_unchanged();
         // Each time by the one door: its right may have ended meanwhile.
         let fetched = fetch(api, asked, request.clone()).await?;
         let ends = api.node.stop().is_cancelled() || asked.line.leaving().is_cancelled();
@@ -204,8 +218,16 @@ async fn once_changed(
         if watching::is_other(&registry, fetched.1.revision, since) || over {
             return Ok(fetched);
         }
-        let mut moved = pin!(watching::moved(&api.node, &asked.line, &mut positions, &key, since));
-        while timeout_at(until.min(Instant::now() + LOOK_AGAIN), &mut moved).await.is_err() {
+        let mut moved = pin!(watching::moved(&api.node, &asked.line, &reader, &key, since));
+        loop {
+            let look = until.min(Instant::now() + LOOK_AGAIN);
+            let woken = tokio::select! {
+                woken = timeout_at(look, &mut moved) => woken.is_ok(),
+                error = &mut nothing_comes => return Err(Status::from(error).into()),
+            };
+            if woken {
+                break;
+            }
             asked.check_ahead(api, Method::Fetch, request.clone())?;
             if Instant::now() >= until {
                 break;
@@ -235,11 +257,11 @@ async fn fetch(api: &Api, asked: &Asked, request: FetchRequest) -> Result<Fetche
     Ok((answer, Head::decode(service).expect(OWN)))
 }
 
-/// Whether the caller has what has this tag.
-pub(super) fn is_known(headers: &HeaderMap, etag: &str) -> bool {
+/// Whether the caller has what has this tag; `*` is whatever is there, if anything is.
+pub(super) fn is_known(headers: &HeaderMap, etag: &str, is_there: bool) -> bool {
     let lists = headers.get_all(IF_NONE_MATCH).iter().filter_map(|list| list.to_str().ok());
     let mut tags = lists.flat_map(|list| list.split(',')).map(str::trim);
-    tags.any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
+    tags.any(|tag| tag == "*" && is_there || tag.trim_start_matches("W/") == etag)
 }
 
 #[derive(Debug, Serialize, ToSchema)]

@@ -18,12 +18,12 @@ use quorate_proto::encoded::v1::encoded_watch_response::Kind;
 use quorate_proto::v1::{Change, WatchSubscribe};
 use quorate_state::{Registry, Revision, ServiceKey};
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tonic::{Code, Status};
 use utoipa::ToSchema;
 
-use crate::api::grpc::door;
+use crate::api::grpc::door::{self, Method};
 use crate::api::http::asked::Asked;
 use crate::api::http::described::Watched;
 use crate::api::http::large;
@@ -31,7 +31,7 @@ use crate::api::http::problem::Problem;
 use crate::api::http::query::{self, Query};
 use crate::api::http::routes::{Answered, Api};
 use crate::api::http::shown::{self, Header, ShownChange, ShownService};
-use crate::applied::Position;
+use crate::applied::readers::Reader;
 use crate::net::connections::Line;
 use crate::node::Node;
 use crate::runtime::random;
@@ -85,30 +85,26 @@ fn spread(wait: Duration, random: u64) -> Duration {
     wait + (wait / SPREAD).mul_f64(random as f64 / u64::MAX as f64)
 }
 
+/// What is no change of any instance, as that a service is forgotten, is seen after this.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
 /// Resolves once a service may not be what a reader has of it, or that one is to be answered: the
 /// node stops, or the connection ends.
 pub(super) async fn moved(
     node: &Node,
     line: &Line,
-    positions: &mut watch::Receiver<Position>,
+    reader: &Reader<'_>,
     key: &ServiceKey,
     since: Revision,
 ) {
     let leaving = line.leaving();
-    let mut looked = 0;
     loop {
         tokio::select! {
-            // Its sender is this node's: it does not end before.
-            _ = positions.changed() => {}
+            // Thousands may wait: what changes others wakes none of them.
+            _ = timeout(LOOK_EVERY, reader.changed()) => {}
             () = node.stop().cancelled() => return,
             () = leaving.cancelled() => return,
         }
-        // What changes no service, renewals above all, is not looked at: thousands may wait.
-        let revision = positions.borrow_and_update().revision;
-        if revision == looked {
-            continue;
-        }
-        looked = revision;
         if has_changed(&node.applied().registry(), key, since) {
             return;
         }
@@ -162,6 +158,8 @@ pub(super) async fn watch(State(api): State<Api>, mut asked: Asked) -> Answered 
     };
     let request =
         WatchSubscribe { from_revision: from.revision, cluster_id: from.cluster_id, ..request };
+    // Who may not is told so, however many are under way.
+    asked.check_ahead(&api, Method::Watch, request.clone())?;
     let long = api.long()?;
     let answers = api.registry.watch_one(asked.call(request), oldest).await?.into_inner();
     let (line, cluster_id, leader) = (asked.line, 0, None);

@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use crate::api::grpc::door::Method;
 use crate::api::http::asked::Asked;
 use crate::api::http::body::{Changes, GivenOverride, Nothing, Registration, Renewals, Transfer};
-use crate::api::http::described::{Incarnation, OfCluster};
+use crate::api::http::described::{Incarnation, OfCluster, OfWrite};
 use crate::api::http::json::Json;
 use crate::api::http::problem::Problem;
 use crate::api::http::query;
@@ -123,14 +123,16 @@ pub(super) async fn renew_many(State(api): State<Api>, asked: Asked, body: Body)
 #[utoipa::path(
     delete,
     path = "/leases/{lease_id}",
-    params(OfCluster),
+    params(OfCluster, OfWrite),
     responses((status = 200, body = Done), (status = 404))
 )]
 pub(super) async fn end_lease(State(api): State<Api>, mut asked: Asked, body: Body) -> Answered {
     let cluster_id = cluster_id(&mut asked)?;
+    let request_id = asked.query.request_id()?;
     asked.query.done()?;
     let lease_id = lease_id(&asked)?;
-    let request = DeregisterRequest { lease_id, cluster_id, ..DeregisterRequest::default() };
+    let request =
+        DeregisterRequest { lease_id, cluster_id, request_id, ..DeregisterRequest::default() };
     asked.check_ahead(&api, Method::Deregister, request.clone())?;
     asked.no_body(&api, body).await?;
     let answer = api.registry.deregister(asked.call(request)).await?.into_inner();
@@ -141,15 +143,17 @@ pub(super) async fn end_lease(State(api): State<Api>, mut asked: Asked, body: Bo
 #[utoipa::path(
     delete,
     path = "/namespaces/{ns}/services/{service}/instances/{id}",
-    params(Incarnation),
+    params(Incarnation, OfWrite),
     responses((status = 200, body = Done), (status = 404), (status = 409))
 )]
 pub(super) async fn deregister(State(api): State<Api>, mut asked: Asked, body: Body) -> Answered {
     let incarnation = asked.query.number("incarnation")?;
+    let request_id = asked.query.request_id()?;
     asked.query.done()?;
     let (namespace, service, id) = named(&asked);
     let instances = vec![InstanceRef { service, id, incarnation }];
-    let request = DeregisterRequest { namespace, instances, ..DeregisterRequest::default() };
+    let request =
+        DeregisterRequest { namespace, instances, request_id, ..DeregisterRequest::default() };
     asked.check_ahead(&api, Method::Deregister, request.clone())?;
     asked.no_body(&api, body).await?;
     let answer = api.registry.deregister(asked.call(request)).await?.into_inner();
@@ -187,18 +191,24 @@ pub(super) async fn set_override(State(api): State<Api>, asked: Asked, body: Bod
     let request = undecided(&asked);
     asked.check_ahead(&api, Method::SetOverride, request.clone())?;
     let given: GivenOverride = asked.json(&api, body).await?;
-    decide(&api, &asked, SetOverrideRequest { r#override: Some(given.of()?), ..request }).await
+    decide(&api, &asked, given.request(request)?).await
 }
 
 /// Clears what an operator has decided about an instance.
 #[utoipa::path(
     delete,
     path = "/namespaces/{ns}/services/{service}/instances/{id}/override",
+    params(OfWrite),
     responses((status = 200, body = Done), (status = 404), (status = 409))
 )]
-pub(super) async fn clear_override(State(api): State<Api>, asked: Asked, body: Body) -> Answered {
+pub(super) async fn clear_override(
+    State(api): State<Api>,
+    mut asked: Asked,
+    body: Body,
+) -> Answered {
+    let request_id = asked.query.request_id()?;
     asked.query.done()?;
-    let request = undecided(&asked);
+    let request = SetOverrideRequest { request_id, ..undecided(&asked) };
     asked.check_ahead(&api, Method::SetOverride, request.clone())?;
     asked.no_body(&api, body).await?;
     decide(&api, &asked, request).await

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::vote::RaftLeaderId as _;
+use quorate_state::Registry;
 use tokio::time::{Instant, timeout};
 
 use crate::node::Node;
@@ -23,6 +24,16 @@ impl Node {
     /// How old what this node has may be, in ms; the maximum: it does not know.
     pub(crate) fn age_ms(&self) -> u64 {
         age_ms(self.fresh_at())
+    }
+
+    /// Whether its cluster is so old that what is not in this registry is nowhere. One that was
+    /// founded just now may replace another, whose services are still on their way here. The
+    /// registry's clock stands still where nothing is registered: then it counts for how long this
+    /// node has been in the cluster.
+    pub(crate) fn is_settled(&self, registry: &Registry) -> bool {
+        let after_ms = self.tunables.deny_after_ms;
+        registry.clock().0 >= after_ms
+            || self.leadership.inside_for() >= Duration::from_millis(after_ms)
     }
 
     /// A moment before which everything that was acknowledged is in what this node has; `None`: it

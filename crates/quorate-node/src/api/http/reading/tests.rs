@@ -1,5 +1,7 @@
 //! Where callers stand that wait for a service.
 
+use std::collections::BTreeSet;
+
 use quorate_state::{
     Clock, Command, Deregister, InstanceId, InstanceKey, InstanceRef, InstanceSpec, Namespace, Op,
     Register, ServiceKey, ServiceName, SpecParts,
@@ -22,6 +24,33 @@ fn who_knows_of_no_service_has_no_place_of_one() {
     assert!(is_other(&registry, 1, Revision(0)));
     assert!(!is_other(&registry, 0, Revision(0)));
     assert_eq!(stands(&registry, 0, Some(Revision(0)), 7), 0, "others' changes are none");
+}
+
+/// A cache that keeps what it has for one of them would answer another with it.
+#[test]
+fn each_part_of_a_service_has_a_form_of_its_own() {
+    let whole = FetchRequest::default();
+    let parts = [
+        FetchRequest { statuses: vec![1], ..whole.clone() },
+        FetchRequest { tags: vec!["a".to_owned()], ..whole.clone() },
+        FetchRequest { zones: vec!["a".to_owned()], ..whole.clone() },
+        FetchRequest { limit: 1, ..whole.clone() },
+        FetchRequest { after: "a".to_owned(), ..whole.clone() },
+    ];
+    let forms: BTreeSet<u64> = parts.iter().chain([&whole]).map(form).collect();
+    assert_eq!(forms.len(), parts.len() + 1);
+    // How fresh it is changes nothing of how it looks.
+    assert_eq!(
+        form(&FetchRequest { consistency: 2, min_revision: 7, ..whole.clone() }),
+        form(&whole)
+    );
+}
+
+#[test]
+fn whatever_is_there_is_known_only_if_something_is() {
+    let headers = HeaderMap::from_iter([(IF_NONE_MATCH, HeaderValue::from_static("*"))]);
+    assert!(is_known(&headers, "\"a\"", true));
+    assert!(!is_known(&headers, "\"a\"", false));
 }
 
 /// Who asks again after an hour has an old list of a service that is not known any more.
