@@ -5,8 +5,7 @@
 use std::time::Duration;
 
 use quorate_client::{Consistency, FetchOptions, InstanceBuilder, Registration, RegistrationState};
-use quorate_node::Tunables;
-use quorate_proto::v1::{ChangeKind, NodeState, RegisterRequest, RemoveReason};
+use quorate_proto::v1::{ChangeKind, RegisterRequest, RemoveReason};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::calls::{fetch_all, in_time, registration, renewal, spec};
@@ -261,25 +260,4 @@ async fn five_transfers_keep_the_dead_no_longer_than_ten_seconds() {
     let now = timeout(SOON, alive.registered()).await.expect("it is renewed");
     assert_eq!(now.unwrap().id, lease.id, "the same all the while");
     assert_eq!(stream.ids(), ["alive"]);
-}
-
-/// A grace that takes long was given up after a second and proposed again, and again: all of them
-/// were in the log, to be applied one after the other.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_that_commits_nothing_proposes_one_grace() {
-    let cluster = Cluster::start_cuttable(3, Tunables::default()).await;
-    let leader = cluster.leader().await;
-    cluster.registry(leader).register(in_time(lasting(3_600_000, "a"))).await.unwrap();
-    // Nobody reaches anybody.
-    cluster.ids().into_iter().for_each(|id| cluster.cut_off(id));
-    let own = async || cluster.own_status(leader).await?.members.into_iter().next();
-    let before = eventually("its clock stands still", || async {
-        let own = own().await?;
-        (own.condition?.clock_held_ms > 0).then_some(own.last_log_index)
-    })
-    .await;
-    sleep(Duration::from_secs(4)).await;
-    let own = own().await.expect("its own status");
-    assert_eq!(own.state(), NodeState::Leader, "nobody can tell it of another one");
-    assert!(own.last_log_index <= before + 1, "from {before} to {}", own.last_log_index);
 }
