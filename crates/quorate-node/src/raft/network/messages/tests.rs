@@ -2,8 +2,6 @@
 //! change, nodes of releases that are out cannot read what this one sends: give a field a new
 //! number instead.
 
-mod spoiled;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
