@@ -3,9 +3,9 @@
 //! It is one loop that does one thing at a time: an attempt to register or a command, never both. A
 //! deregistration cuts short what is under way, and none of it follows: what is still on its way to
 //! a node then is done no more once that has succeeded, since the incarnation has ended. (If it
-//! fails, an attempt to register may be done yet; its lease then runs out.) Renewals go with the renewals of the client's other registrations
-//! (`registering/renewals.rs`); one may still be under way then, and is not listened to any more:
-//! it brings nothing back.
+//! fails, an attempt to register may be done yet; its lease then runs out.) Renewals go with the
+//! renewals of the client's other registrations (`registering/renewals.rs`); one may still be under
+//! way then, and is not listened to any more: it brings nothing back.
 //!
 //! A lease is renewed until the registry does not know it any more, whatever becomes of attempts to
 //! register and of changes beside it, and also while they wait for an answer: a registry that takes
