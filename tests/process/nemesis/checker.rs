@@ -32,7 +32,7 @@ pub(super) enum Seen {
     /// The weight of each instance that is there, and the revision that set it.
     Read {
         revision: u64,
-        state: BTreeMap<usize, (u32, u64)>,
+        state: State,
     },
 }
 
@@ -229,9 +229,12 @@ fn check_removals(calls: &[Call], changes: &BTreeMap<u64, Change>, order: &Order
     wrong
 }
 
+/// Each instance with its weight, and the revision of its last change.
+type State = BTreeMap<usize, (u32, u64)>;
+
 /// A read has exactly what all changes up to its revision left.
 fn check_reads(calls: &[Call], changes: &BTreeMap<u64, Change>) -> Vec<String> {
-    let mut reads: BTreeMap<u64, Vec<(&Call, &BTreeMap<usize, (u32, u64)>)>> = BTreeMap::new();
+    let mut reads: BTreeMap<u64, Vec<(&Call, &State)>> = BTreeMap::new();
     for call in calls {
         if let Seen::Read { revision, state } = &call.seen {
             reads.entry(*revision).or_default().push((call, state));

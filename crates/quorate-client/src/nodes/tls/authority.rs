@@ -24,9 +24,8 @@ pub(super) fn is_authority(certificate: &[u8]) -> bool {
 fn basic_constraints(mut certificate: &[u8]) -> Option<&[u8]> {
     let mut signed = take(&mut take(&mut certificate, SEQUENCE)?, SEQUENCE)?;
     let mut all = loop {
-        match element(&mut signed)? {
-            (EXTENSIONS, mut content) => break take(&mut content, SEQUENCE)?,
-            _ => {}
+        if let (EXTENSIONS, mut content) = element(&mut signed)? {
+            break take(&mut content, SEQUENCE)?;
         }
     };
     loop {

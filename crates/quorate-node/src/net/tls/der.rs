@@ -222,7 +222,7 @@ mod tests {
             (IsCa::NoCa, false),
         ] {
             let mut params = CertificateParams::new(vec!["h".repeat(60); 20]).unwrap();
-            params.is_ca = is_ca.clone();
+            params.is_ca = is_ca;
             params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
             let made = params.self_signed(&key).unwrap();
             assert_eq!(is_authority(made.der()), expected, "{is_ca:?}");
