@@ -1,5 +1,5 @@
-//! What the state machines of a run did, as they say it themselves: each write by its name, with the
-//! revision after it.
+//! What the state machines of a run did, as they say it themselves: each write by its name, with
+//! the revision after it.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;

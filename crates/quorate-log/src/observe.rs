@@ -1,6 +1,6 @@
 //! Tells a test what a log writes and syncs, on the thread that does it, so that the test knows
-//! what a power cut at that moment would leave; and has a step of it fail, as a disk would. Not part
-//! of a release.
+//! what a power cut at that moment would leave; and has a step of it fail, as a disk would. Not
+//! part of a release.
 
 use std::cell::{Cell, RefCell};
 use std::io;

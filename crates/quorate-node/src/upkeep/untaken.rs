@@ -1,7 +1,7 @@
-//! A leader that has asked another node to lead takes no writes and sends no heartbeats, so that the
-//! other has all of its log and wins. Where nobody comes to lead (the one that was asked is cut off
-//! from the others, say), it goes on. The library has no call for that: once it has begun, it waits
-//! for ever.
+//! A leader that has asked another node to lead takes no writes and sends no heartbeats, so that
+//! the other has all of its log and wins. Where nobody comes to lead (the one that was asked is cut
+//! off from the others, say), it goes on. The library has no call for that: once it has begun, it
+//! waits for ever.
 //!
 //! So this node steps down by a vote for the other one in the next term, and stands for election in
 //! the term after that. The vote is on disk before anything else happens, as for a candidate that

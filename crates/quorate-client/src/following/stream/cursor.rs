@@ -265,9 +265,9 @@ mod tests {
         cursor.take(changed(9, 10)).unwrap();
     }
 
-    /// A node coalesces what a slow reader missed: of each instance, the last change. Until the last
-    /// message, one that went and came may be missing that went at an earlier revision; whoever
-    /// then went on from the revision of some change would never hear of it.
+    /// A node coalesces what a slow reader missed: of each instance, the last change. Until the
+    /// last message, one that went and came may be missing that went at an earlier revision;
+    /// whoever then went on from the revision of some change would never hear of it.
     #[test]
     fn changes_that_go_together_count_when_all_are_there() {
         // S2.7

@@ -107,8 +107,8 @@ impl Inner {
         )))
     }
 
-    /// Whether most nodes are of this cluster, which has a leader, and the client's own has none: for
-    /// longer than an election takes, by all that its nodes say, and until now.
+    /// Whether most nodes are of this cluster, which has a leader, and the client's own has none:
+    /// for longer than an election takes, by all that its nodes say, and until now.
     fn was_founded_again(&self, is: ClusterId) -> bool {
         let is_led = |node: &&Node| node.cluster_id == Some(is) && node.has_leader;
         let is_most = 2 * self.nodes.iter().filter(is_led).count() > self.nodes.len();
