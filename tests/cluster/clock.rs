@@ -261,3 +261,49 @@ async fn five_transfers_keep_the_dead_no_longer_than_ten_seconds() {
     assert_eq!(now.unwrap().id, lease.id, "the same all the while");
     assert_eq!(stream.ids(), ["alive"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_election_gives_a_lease_a_grace_and_no_more() {
+    let cluster = Cluster::start(3).await;
+    let mut rounds = 0;
+    while !is_kept_for_a_grace(&cluster).await {
+        rounds += 1;
+        assert!(rounds < ROUNDS, "the lead moved too late, or the lease ended too late, each time");
+    }
+}
+
+/// Of a lease that is renewed once before the lead moves; false: that took until it had ended, or
+/// it was there for too long.
+async fn is_kept_for_a_grace(cluster: &Cluster) -> bool {
+    const TTL: Duration = Duration::from_millis(2_000);
+    /// 3 s by default, and no more than the TTL.
+    const GRACE: Duration = TTL;
+    let metronome = Metronome::start();
+    let leader = cluster.leader().await;
+    let mut registry = cluster.registry(leader);
+    let mut stream = Stream::open(&registry, subscribe_to(&["web"])).await.unwrap();
+    stream.snapshot().await;
+    let request = RegisterRequest { incarnation: 0, ..lasting(TTL.as_millis() as u64, "a") };
+    let lease = registry.register(request).await.unwrap().into_inner().lease_id;
+    let before = Instant::now();
+    let renewed = registry.renew(renewal([lease])).await.unwrap().into_inner();
+    assert!(renewed.unknown_lease_ids.is_empty());
+    let renewed = Instant::now();
+    sleep(TTL * 3 / 4).await;
+    let moves = Instant::now();
+    cluster.client().await.admin().transfer_leader(None).await.expect("a transfer");
+    let took = moves.elapsed();
+    let gone = stream.until("the end of the lease", |stream| {
+        stream.changes.last().is_some_and(|change| change.kind() == ChangeKind::Removed)
+    });
+    timeout(SOON, gone).await.expect("it ends");
+    let ended = Instant::now();
+    assert_eq!(stream.changes.last().unwrap().reason(), RemoveReason::Expired);
+    if moves + took > before + TTL {
+        return false;
+    }
+    // A quarter of the TTL was left when the lead moved.
+    assert!(ended - moves >= GRACE, "its grace was {:?}", ended - moves);
+    let allowed = TTL + GRACE + took + LATE + metronome.lateness();
+    ended - renewed <= allowed
+}

@@ -1,16 +1,13 @@
 //! Leaders that are not to be deposed. (How soon a leader that died is replaced is tested with real
 //! processes.)
 
-use std::time::Duration;
-
-use quorate_node::Tunables;
-use tokio::time::sleep;
-
 use super::calls::register;
-use super::harness::Cluster;
+use super::harness::{Cluster, eventually};
+use quorate_node::Tunables;
 
-/// Connections stay cut for this long: time for every node to notice.
-const CUT: Duration = Duration::from_millis(300);
+/// A follower that suspects its leader asks for so many connections to it, to see one refused
+/// (`PROBES` in quorate-node's upkeep/failover.rs).
+const PROBES: u64 = 10;
 
 /// A cluster in which only a silence of 9 s elects another leader: longer than a busy machine lets
 /// a leader wait for its turn. The first one is there soon all the same, if need be by its second
@@ -34,8 +31,15 @@ async fn broken_connections_to_a_leader_that_lives_depose_nobody() {
         register(&mut cluster.registry(leader), "web", &format!("r{round}")).await;
         // One at a time: the other one could vote for it.
         let follower = followers[round % 2];
+        let before = [leader, follower].map(|id| cluster.dialled(id));
         cluster.cut_off(follower);
-        sleep(CUT).await;
+        // Both notice: the leader asks for another connection, and the follower looks whether the
+        // leader lives, to the end.
+        eventually("the leader is suspected, and lives", || async {
+            let dialled = [leader, follower].map(|id| cluster.dialled(id));
+            (dialled[0] >= before[0] + PROBES && dialled[1] > before[1]).then_some(())
+        })
+        .await;
         cluster.reconnect(follower);
     }
     register(&mut cluster.registry(followers[0]), "web", "last").await;

@@ -55,6 +55,35 @@ async fn a_cluster_founded_again_on_the_same_addresses_is_another_one() {
     }
 }
 
+/// Of five founders, three could be a quorum that has lost its memory with the two that are away:
+/// they wait, and the fourth makes the cluster.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn three_of_five_founders_wait_and_four_found() {
+    let mut cluster = Cluster::prepare_founders(5).await;
+    for id in 1..=3 {
+        cluster.restart(id).await;
+    }
+    for id in 1..=3 {
+        eventually("it has heard the two others, and waits", || async {
+            let status = cluster.own_status(id).await?;
+            let reason = status.members.first()?.condition.as_ref()?.reason.clone();
+            assert_eq!(status.header?.cluster_id, 0, "node {id} has founded a cluster: {reason}");
+            let (_, silent) = reason.split_once("start ")?;
+            let [three, four, five] =
+                [3, 4, 5].map(|other| silent.contains(&format!("node {other} at ")));
+            (four && five && !three && silent.matches("node ").count() == 2).then_some(())
+        })
+        .await;
+    }
+    cluster.restart(4).await;
+    assert!((1..=4).contains(&cluster.leader().await));
+    registered(&cluster).await;
+    // The fifth is let in: it is a founder, too.
+    cluster.restart(5).await;
+    cluster.settled().await;
+    assert_eq!(cluster.own_status(5).await.expect("a status").instances, 1);
+}
+
 /// The machines of replaced founders are repaired: they boot with empty directories and their old
 /// flags.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

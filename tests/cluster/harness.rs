@@ -327,6 +327,11 @@ impl Cluster {
         self.node(id).link.as_ref().expect("a cuttable cluster").set_open(true);
     }
 
+    /// How often others have asked for a connection to this node.
+    pub(crate) fn dialled(&self, id: u64) -> u64 {
+        self.node(id).link.as_ref().expect("a cuttable cluster").dialled()
+    }
+
     /// What the others send to this node takes `there` from now on, and what it answers them
     /// `back`.
     pub(crate) fn delay(&self, id: u64, there: Duration, back: Duration) {

@@ -20,6 +20,7 @@ pub(crate) struct Link {
     address: SocketAddr,
     open: watch::Sender<bool>,
     delays: Arc<Delays>,
+    dialled: Arc<AtomicU64>,
     accepting: JoinHandle<()>,
 }
 
@@ -36,9 +37,10 @@ impl Link {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("a bound socket has an address");
         let (open, _) = watch::channel(true);
-        let delays = Arc::<Delays>::default();
-        let accepting = tokio::spawn(accept(listener, target, open.clone(), delays.clone()));
-        Self { address, open, delays, accepting }
+        let (delays, dialled) = (Arc::<Delays>::default(), Arc::<AtomicU64>::default());
+        let accepting = accept(listener, target, open.clone(), delays.clone(), dialled.clone());
+        let accepting = tokio::spawn(accepting);
+        Self { address, open, delays, dialled, accepting }
     }
 
     /// This end of it.
@@ -48,6 +50,12 @@ impl Link {
 
     pub(crate) fn set_open(&self, open: bool) {
         self.open.send_replace(open);
+    }
+
+    /// How many connections were asked of it, also while it was cut.
+    #[allow(dead_code, reason = "tests of processes only cut it")]
+    pub(crate) fn dialled(&self) -> u64 {
+        self.dialled.load(Ordering::Relaxed)
     }
 
     /// From now on what is sent to the node takes `there`, and what it sends takes `back`.
@@ -69,9 +77,11 @@ async fn accept(
     target: SocketAddr,
     open: watch::Sender<bool>,
     delays: Arc<Delays>,
+    dialled: Arc<AtomicU64>,
 ) {
     loop {
         let Ok((here, _)) = listener.accept().await else { return };
+        dialled.fetch_add(1, Ordering::Relaxed);
         let (mut open, delays) = (open.subscribe(), delays.clone());
         tokio::spawn(async move {
             if !*open.borrow() {

@@ -12,9 +12,9 @@ use quorate_proto::v1::{
     TransferLeaderRequest, UpdateRequest, WatchRequest, WatchSubscribe, watch_request,
 };
 use tokio::task::JoinSet;
-use tonic::Code;
+use tonic::{Code, Status};
 
-use super::calls::{fetch_all, named, register, registration, set_weight, spec};
+use super::calls::{Registry, fetch_all, named, register, registration, set_weight, spec};
 use super::harness::Cluster;
 
 fn id(number: u64, age_ms: u64) -> Option<RequestId> {
@@ -95,6 +95,28 @@ async fn a_write_that_is_sent_again_is_answered_as_it_was_on_every_node() {
     assert!(other.message().contains("request_id.number = 2"), "{other}");
 }
 
+/// Sets one weight after the other: how many were acknowledged, and what the others heard.
+async fn update_until(
+    stop: Arc<AtomicBool>,
+    mut registry: Registry,
+    instance: usize,
+    weights: Arc<AtomicU32>,
+) -> (usize, Vec<Status>) {
+    let (mut done, mut failed) = (0, Vec::new());
+    while !stop.load(Ordering::Relaxed) {
+        let request = UpdateRequest {
+            instance: Some(named("web", &format!("w{instance}"))),
+            weight: Some(weights.fetch_add(1, Ordering::Relaxed)),
+            ..UpdateRequest::default()
+        };
+        match registry.update(request).await {
+            Ok(_) => done += 1,
+            Err(status) => failed.push(status),
+        }
+    }
+    (done, failed)
+}
+
 /// Each weight is set by one call. Many write to the same instance: what is done again shows where
 /// others wrote in between.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -102,6 +124,8 @@ async fn updates_through_followers_are_done_once_while_the_lead_moves() {
     const WRITERS: usize = 48;
     const INSTANCES: usize = 4;
     const TRANSFERS: usize = 16;
+    /// Of them, at least.
+    const MOVES: usize = 4;
     let cluster = Cluster::start(3).await;
     let mut registry = cluster.registry(1);
     for instance in 0..INSTANCES {
@@ -116,22 +140,8 @@ async fn updates_through_followers_are_done_once_while_the_lead_moves() {
     let (stop, weights) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(1_000)));
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
-        let mut registry = cluster.registry(writer as u64 % 3 + 1);
-        let (stop, weights) = (stop.clone(), weights.clone());
-        writers.spawn(async move {
-            let name = format!("w{}", writer % INSTANCES);
-            let mut done = 0;
-            while !stop.load(Ordering::Relaxed) {
-                let weight = weights.fetch_add(1, Ordering::Relaxed);
-                let request = UpdateRequest {
-                    instance: Some(named("web", &name)),
-                    weight: Some(weight),
-                    ..UpdateRequest::default()
-                };
-                done += usize::from(registry.update(request).await.is_ok());
-            }
-            done
-        });
+        let (registry, instance) = (cluster.registry(writer as u64 % 3 + 1), writer % INSTANCES);
+        writers.spawn(update_until(stop.clone(), registry, instance, weights.clone()));
     }
     let watching = tokio::spawn(async move {
         let (mut seen, mut twice) = (BTreeSet::new(), Vec::new());
@@ -149,8 +159,10 @@ async fn updates_through_followers_are_done_once_while_the_lead_moves() {
         }
         panic!("the watch has ended");
     });
+    let (mut before, mut moves) = (None, 0);
     for _ in 0..TRANSFERS {
         let leader = cluster.leader().await;
+        moves += usize::from(before.replace(leader).is_some_and(|before| before != leader));
         let next = leader % 3 + 1;
         let request = TransferLeaderRequest { to_id: next };
         // One that is refused (too far behind, not heard of lately) is only one less.
@@ -158,10 +170,16 @@ async fn updates_through_followers_are_done_once_while_the_lead_moves() {
         tokio::time::sleep(Duration::from_millis(150)).await;
     }
     stop.store(true, Ordering::Relaxed);
-    let done: usize = writers.join_all().await.into_iter().sum();
+    let (done, failed): (Vec<usize>, Vec<_>) = writers.join_all().await.into_iter().unzip();
+    let done: usize = done.into_iter().sum();
+    let failed: Vec<Status> = failed.into_iter().flatten().collect();
     set_weight(&mut registry, "web", "w0", 1).await;
     let (seen, twice) = watching.await.unwrap();
-    eprintln!("{done} updates acknowledged, {seen} seen, {TRANSFERS} transfers");
+    eprintln!("{done} updates acknowledged, {} failed, {seen} seen, {moves} moves", failed.len());
+    assert!(moves >= MOVES, "the lead moved {moves} times");
+    let refuses =
+        |status: &&Status| !matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded);
+    assert_eq!(failed.iter().find(refuses).map(Status::to_string), None, "nothing is refused");
     assert!(done > 0 && seen >= done, "{done} acknowledged, {seen} seen");
     assert!(twice.is_empty(), "done twice (revision, weight): {twice:?}");
 }

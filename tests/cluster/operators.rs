@@ -8,11 +8,14 @@ use quorate_client::Client;
 use quorate_proto::v1::{
     InstanceOverride, ListOverridesRequest, SetOverrideRequest, SetOverrideResponse,
 };
-use tokio::time::sleep;
 use tonic::Code;
 
 use super::calls::{assert_refused, register, timed};
-use super::harness::Cluster;
+use super::harness::{Cluster, eventually};
+use super::metrics::metrics;
+
+/// A leader may keep silent for this long (`silence_max` of the node, by its default settings).
+pub(crate) const SILENCE: Duration = Duration::from_millis(560);
 
 /// A refusal through the client crate.
 #[track_caller]
@@ -81,8 +84,12 @@ async fn without_a_quorum_no_change_begins_and_the_caller_soon_hears_why() {
     let admin = client.build().expect("a client").admin();
     cluster.stop(dead).await;
     // A node counts as alive until it was not heard of for twice the silence that a leader may
-    // keep: that has to pass.
-    sleep(Duration::from_millis(2 * 560 + 400)).await;
+    // keep.
+    eventually("the leader has not heard of it for so long", || async {
+        let now = metrics(&cluster, leader).await;
+        (now["quorate_raft_last_contact_seconds"] > 2.0 * SILENCE.as_secs_f64()).then_some(())
+    })
+    .await;
     let (took, refused) = timed(admin.remove_node(dead)).await;
     assert_says(refused, &["only 1 of 2 voters", "2 are needed"]);
     assert!(took < Duration::from_secs(12), "it took {took:?}");

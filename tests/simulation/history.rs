@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use quorate_proto::v1::{ChangeKind, Instance, RemoveReason, Service};
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::membership::{Change, Members};
+use super::net::is_open;
 use super::plan::Ms;
 
 /// What is compared of an instance: everything that simulated processes and operators ever change.
@@ -109,6 +110,15 @@ pub(crate) enum Fate {
     Dead { incarnation: u64, at: Ms },
 }
 
+/// The hash of the state at a log index.
+#[derive(Debug)]
+pub(crate) struct Hash {
+    pub(crate) hash: u64,
+    /// When the first node said so, and which nodes did.
+    pub(crate) seen: Ms,
+    pub(crate) by: BTreeSet<u64>,
+}
+
 /// Everything that was noted down in a run.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
@@ -118,8 +128,8 @@ pub(crate) struct Notes {
     pub(crate) reads: Vec<Read>,
     /// By revision: the watcher that got it, when (first), what.
     pub(crate) told: BTreeMap<u64, Vec<(String, Ms, Told)>>,
-    /// By log index: the hash of the state there, and which nodes said so.
-    pub(crate) hashes: BTreeMap<u64, (u64, BTreeSet<u64>)>,
+    /// By log index.
+    pub(crate) hashes: BTreeMap<u64, Hash>,
     /// By process: the deaths and the last state.
     pub(crate) fates: BTreeMap<String, Vec<Fate>>,
     /// What each watcher ended with.
@@ -194,6 +204,14 @@ impl Notes {
         self.weights += 1;
         // No update has the weight that instances register with.
         1_000 + self.weights
+    }
+
+    /// A call failed: it may have, where nobody knows what came of it.
+    pub(crate) fn failed(&mut self, node: u64, what: &str, status: &Status) {
+        if !is_open(status) {
+            let (code, message) = (status.code(), status.message());
+            self.violation(format!("n{node} answered {what} with {code:?}: {message}"));
+        }
     }
 
     pub(crate) fn violation(&mut self, line: String) {

@@ -3,6 +3,8 @@
 
 mod acknowledged;
 mod dead_instances;
+mod explained;
+mod false_refusals;
 mod incarnations;
 mod linearizable;
 mod live_leases;
@@ -27,6 +29,8 @@ pub(crate) fn check(plan: &Plan, notes: &Notes) -> Vec<String> {
         ("one_history", one_history::check(notes, &history)),
         ("acknowledged", acknowledged::check(notes, &history)),
         ("refusals", refusals::check(notes)),
+        ("explained", explained::check(notes, &history)),
+        ("false_refusals", false_refusals::check(notes, &history)),
         ("incarnations", incarnations::check(notes, &history)),
         ("live_leases", live_leases::check(&quorums, notes, &history)),
         ("dead_instances", dead_instances::check(&quorums, notes, &history)),

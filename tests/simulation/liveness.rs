@@ -22,6 +22,14 @@ use super::writes::timed;
 const WRITES: u32 = 280;
 const WRITERS: u32 = 20;
 
+/// What the burst registers is in a service of its own.
+const BURST: &str = "burst";
+
+/// Whether a "service/id" is of the burst, whose writes are not noted down one by one.
+pub(crate) fn is_of_burst(key: &str) -> bool {
+    key.split_once('/').is_some_and(|(service, _)| service == BURST)
+}
+
 /// Many writes at a time when all must work.
 pub(crate) async fn burst(mut nodes: Nodes, notes: Shared) {
     while now() < CALM + 1_000 {
@@ -29,7 +37,7 @@ pub(crate) async fn burst(mut nodes: Nodes, notes: Shared) {
     }
     nodes.leave_removed();
     let spec = |writer: u32| InstanceSpec {
-        service: "burst".to_owned(),
+        service: BURST.to_owned(),
         id: format!("b{writer}"),
         endpoints: [("http".to_owned(), "http://10.0.0.2:80".to_owned())].into(),
         ..InstanceSpec::default()
@@ -42,7 +50,7 @@ pub(crate) async fn burst(mut nodes: Nodes, notes: Shared) {
             let register = async || client.clone().register(timed(request.clone())).await;
             let mut failed = again(register).await.err();
             for write in 0..WRITES / WRITERS {
-                let (service, id) = ("burst".to_owned(), format!("b{writer}"));
+                let (service, id) = (BURST.to_owned(), format!("b{writer}"));
                 let instance = Some(InstanceRef { service, id, incarnation: 0 });
                 let weight = Some(1_000 + write);
                 let request = UpdateRequest { instance, weight, ..<_>::default() };

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -67,6 +68,13 @@ pub(crate) async fn again<T>(call: impl AsyncFn() -> Result<T, Status>) -> Resul
         Err(status) if met_an_end(&status) => call().await,
         answer => answer,
     }
+}
+
+/// Whether a failure leaves open what came of the call: there was no leader, no quorum or no time,
+/// or the transport lost the answer. A node that works says nothing else but its refusals.
+pub(crate) fn is_open(status: &Status) -> bool {
+    let lost = status.code() == Code::Unknown && status.source().is_some();
+    lost || matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
 }
 
 fn met_an_end(status: &Status) -> bool {

@@ -61,6 +61,15 @@ impl Operator {
         self.notes.borrow_mut().note(format!("operator: {line}"));
     }
 
+    /// What the operator asked for was not done: somebody else's change was going on (ABORTED),
+    /// it cannot be now, or nobody knows.
+    fn failed(&self, node: u64, status: &Status) {
+        let refuses = [Code::Aborted, Code::FailedPrecondition, Code::NotFound];
+        if !refuses.contains(&status.code()) {
+            self.notes.borrow_mut().failed(node, "the operator", status);
+        }
+    }
+
     /// Any of the members.
     fn somebody(&mut self) -> (u64, AdminClient<Channel>) {
         let members: Vec<u64> = self.notes.borrow().members.iter().copied().collect();
@@ -78,7 +87,10 @@ impl Operator {
             let answer = timeout(Duration::from_millis(patience), admin.transfer_leader(request));
             let answer = match answer.await {
                 Ok(Ok(told)) => format!("node {} leads", told.into_inner().leader_id),
-                Ok(Err(status)) => said(&status),
+                Ok(Err(status)) => {
+                    self.failed(node, &status);
+                    said(&status)
+                }
                 Err(late) => late.to_string(),
             };
             self.note(format!("lead to {to_id} at n{node}: {answer}"));
@@ -112,6 +124,9 @@ impl Operator {
             let (node, admin) = self.somebody();
             let answer = self.attempt(admin, now_doing).await;
             let line = answer.as_ref().map(|_| "done".to_owned()).unwrap_or_else(said);
+            if let Err(status) = &answer {
+                self.failed(node, status);
+            }
             self.note(format!("{now_doing:?} at n{node}: {line}"));
             match (answer, act) {
                 (Ok(members), _) => {

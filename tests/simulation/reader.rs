@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use tonic::Status;
 use tonic::transport::Channel;
 
-use super::history::{Answer, Read, Shared, map, now};
+use super::history::{Answer, Hash, Read, Shared, map, now};
 use super::net::{again, channel};
 use super::nodes::Nodes;
 use super::plan::{CALM, NODES, Plan};
@@ -66,7 +66,11 @@ pub(crate) async fn fetch(
         FetchRequest { consistency: consistency.into(), min_revision, ..FetchRequest::default() };
     let ask = async || nodes.client().fetch(timed(request.clone())).await;
     let answer = timeout(PATIENCE, again(ask)).await;
-    let answer = answer.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner();
+    let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer")));
+    let answer = answer.inspect_err(|status| {
+        notes.borrow_mut().failed(nodes.node(), "a read", status);
+    });
+    let answer = answer?.into_inner();
     let ResponseHeader { revision, age_ms, cluster_id, .. } = answer.header.unwrap_or_default();
     let (node, map) = (nodes.node(), map(&answer.services));
     notes.borrow_mut().cluster(cluster_id, node);
@@ -90,7 +94,8 @@ pub(crate) async fn compare_hashes(plan: Arc<Plan>, notes: Shared) {
                 let node = status.member.as_ref().map_or(0, |member| member.id);
                 let (index, hash) = (status.state_hash_index, status.state_hash);
                 let mut notes = notes.borrow_mut();
-                let (known, by) = notes.hashes.entry(index).or_insert((hash, BTreeSet::new()));
+                let new = Hash { hash, seen: now(), by: BTreeSet::new() };
+                let Hash { hash: known, by, .. } = notes.hashes.entry(index).or_insert(new);
                 by.insert(node);
                 if *known != hash {
                     let line = format!("state hash at {index}: {by:?} {known:x}, n{node} {hash:x}");

@@ -44,7 +44,11 @@ impl Watcher {
                 Some(rng) => Duration::from_millis(rng.random_range(200..4_000)),
                 None => Duration::from_secs(3_600),
             };
-            let ended = self.follow(Instant::now() + stay).await.map_err(|status| status.code());
+            let ended = self.follow(Instant::now() + stay).await;
+            if let Err(status) = &ended {
+                self.notes.borrow_mut().failed(self.nodes.node(), &self.name, status);
+            }
+            let ended = ended.map_err(|status| status.code());
             let line = format!(
                 "{} left n{} at {}: {ended:?}",
                 self.name,

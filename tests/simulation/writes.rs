@@ -56,10 +56,12 @@ pub(crate) async fn attempt(nodes: &mut Nodes, key: &str, ask: Ask, write: &Writ
             Answer::Done { revision: header.revision, lease }
         }
         Ok(Err(status)) => match status.code() {
-            code @ (Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition) => {
-                Answer::Refused(code)
+            code @ (Code::NotFound | Code::FailedPrecondition) => Answer::Refused(code),
+            code => {
+                let what = format!("{key}: {ask:?}");
+                nodes.notes().borrow_mut().failed(node, &what, &status);
+                Answer::Unknown(code)
             }
-            code => Answer::Unknown(code),
         },
         Err(_elapsed) => Answer::Unknown(Code::DeadlineExceeded),
     };

@@ -1,10 +1,7 @@
-//! What was acknowledged stands in the history at the revision of its answer, and stays until
-//! something ends it that may: a deregistration of that run or a later one, a takeover, or the end
-//! of its lease (`live_leases.rs`).
+//! What was acknowledged stands in the history at the revision of its answer. (What ends it is
+//! looked at in `explained.rs` and `live_leases.rs`.)
 
 use std::collections::BTreeMap;
-
-use quorate_proto::v1::{ChangeKind, RemoveReason};
 
 use crate::simulation::history::{Answer, Ask, Call, Fate, History, Map, Notes};
 use crate::simulation::liveness::last_maps;
@@ -29,7 +26,6 @@ pub(crate) fn check(notes: &Notes, history: &History) -> Vec<String> {
     for call in by_revision.into_values().flatten().filter(seen_at_the_end) {
         wrong.push(format!("{call:?}: no watcher got that revision"));
     }
-    wrong.extend(unasked_deregistrations(notes, history));
     wrong.extend(wrong_ends(notes));
     wrong
 }
@@ -50,26 +46,6 @@ fn stands(call: &Call, map: &Map) -> bool {
         // Where nothing is registered, it waits for that.
         (Ask::Override { reason }, _) => held.is_none_or(|held| held.overridden == *reason),
     }
-}
-
-/// Nothing is deregistered that no call asked to deregister.
-fn unasked_deregistrations(notes: &Notes, history: &History) -> Vec<String> {
-    let asked = |key: &str, run: u64, by: u64| {
-        notes.calls.iter().any(|call| {
-            let names = matches!(call.ask, Ask::Deregister { incarnation } if incarnation >= run);
-            call.key == key
-                && call.from <= by
-                && names
-                && !matches!(call.answer, Answer::Refused(_))
-        })
-    };
-    let ended = history.iter().filter(|(_, _, told)| {
-        told.kind == ChangeKind::Removed && told.reason == RemoveReason::Deregistered
-    });
-    ended
-        .filter(|(_, at, told)| !asked(&told.key, told.held.incarnation, *at))
-        .map(|(revision, _, told)| format!("{revision}: no call asked to deregister {told:?}"))
-        .collect()
 }
 
 /// At the end, every node has what is alive and nothing that was deregistered.

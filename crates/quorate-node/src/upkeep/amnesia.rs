@@ -93,10 +93,8 @@ pub(super) async fn ask_founders(
             held_to = held_to.or(*floor);
         }
     }
-    // Of this many, one is in every quorum: n - (n / 2 + 1) + 1.
-    let needed = (founders.len() - founders.len() / 2).min(answers.len());
     let answered = answers.iter().flatten().count();
-    match answered >= needed {
+    match answered >= needed(founders.len()) {
         true if held_to.is_led() => Verdict::Held(held_to),
         true => Verdict::New,
         false => {
@@ -106,6 +104,13 @@ pub(super) async fn ask_founders(
             Verdict::Unclear { silent: silent.collect() }
         }
     }
+}
+
+/// How many of the other founders have to answer: so many that those who do not are no quorum, also
+/// not with this node, which may have lost its memory. (A founder that is alone asks nobody.)
+fn needed(founders: usize) -> usize {
+    let quorum = founders / 2 + 1;
+    (founders + 1 - quorum).min(founders - 1)
 }
 
 /// Whether this node is still a member, or again; `None`: nobody knows. The leader of its cluster
@@ -142,4 +147,23 @@ pub(crate) async fn member_knows(id: NodeId, nodes: &[String], peers: &Peers) ->
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_answer_that_no_quorum_can_have_formed_without_them() {
+        // With the one that asks: all of two and three, three of four, four of five and six.
+        let rows = [(1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (6, 3), (7, 4)];
+        for (founders, others) in rows {
+            assert_eq!(needed(founders), others, "of {founders}");
+            let quorum = founders / 2 + 1;
+            let without = founders - others;
+            assert!(founders == 1 || without < quorum, "{without} of {founders} are a quorum");
+            let fewer = without + 1;
+            assert!(fewer >= quorum, "with one fewer of {founders}, there was none either");
+        }
+    }
 }
