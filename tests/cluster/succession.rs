@@ -58,13 +58,19 @@ async fn no_stranger_ends_a_node_and_no_recovery_beside_it() {
     }
     register(&mut cluster.registry(1), "web", "c").await;
 
-    // Where nobody leads, nothing speaks against it.
+    // Between two leaders, too. Where nobody leads for long, nothing speaks against it.
     cluster.stop(2).await;
     eventually("node 1 sees no leader", || async {
         (cluster.own_status(1).await?.header?.leader_id == 0).then_some(())
     })
     .await;
-    let told = peer.succeed(claim(7, ours, LONG_AGO, 4)).await.expect("it is the right one");
+    let call = claim(7, ours, LONG_AGO, 4);
+    assert_refused(peer.succeed(call).await, Code::FailedPrecondition, &["or lost it just now"]);
+    let told = eventually("nobody has led for long", || {
+        let mut peer = peer.clone();
+        async move { peer.succeed(claim(7, ours, LONG_AGO, 4)).await.ok() }
+    })
+    .await;
     assert!(told.into_inner().ends);
     let why = cluster.ended(1).await.to_string();
     let expected = "has made cluster 0000000000000007 from that, in which node 4 is now";

@@ -33,6 +33,8 @@ pub(crate) struct Leadership {
     untaken: Mutex<Option<(NodeId, Instant)>>,
     /// Since when this process knows that it is in a cluster.
     inside_since: OnceLock<Instant>,
+    /// When the leader was lost that was in sight last.
+    lost_at: Mutex<Option<Instant>>,
 }
 
 /// This node has asked another one to lead, and takes no writes until one does.
@@ -72,7 +74,7 @@ impl Leadership {
         let (first_term, committed, stopping, members_as_of) = Default::default();
         let (removed, handed, untaken) =
             (watch::Sender::new(false), watch::Sender::new(None), Mutex::default());
-        let inside_since = OnceLock::new();
+        let (inside_since, lost_at) = Default::default();
         Self {
             view,
             members_as_of,
@@ -86,6 +88,7 @@ impl Leadership {
             handed,
             untaken,
             inside_since,
+            lost_at,
         }
     }
 
@@ -115,9 +118,20 @@ impl Leadership {
         let leader = leader.filter(|_| !self.is_stopping());
         self.view.send_if_modified(|view| {
             let changed = *view != leader;
+            if changed && leader.is_none() {
+                *self.lost_at.lock().expect("invariant: nothing panics under this lock") =
+                    Some(Instant::now());
+            }
             *view = leader;
             changed
         })
+    }
+
+    /// How long there has been no leader in sight; `None`: since this process started, or there is
+    /// one.
+    pub(super) fn lost_for(&self) -> Option<Duration> {
+        let at = *self.lost_at.lock().expect("invariant: nothing panics under this lock");
+        at.filter(|_| self.leader().is_none()).map(|at| at.elapsed())
     }
 
     /// Notes as of which log index the ticker found the members; 0: not known.

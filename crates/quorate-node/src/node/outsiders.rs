@@ -223,14 +223,19 @@ impl Node {
         self.view.borrow_watched().vote == *vote
     }
 
+    /// Without a leader for this long, a node may be alone for ever.
+    pub(super) fn alone_after(&self) -> Duration {
+        self.silence_max() * ALONE_AFTER
+    }
+
     /// Whether this node has heard a leader lately, or leads. One that has not been here for long
     /// may hear one yet.
     pub(crate) fn hears_leader(&self) -> bool {
         let silence = match self.leads() {
             true => Some(self.quorum_silence()),
-            false => self.leadership.silence(),
+            false => self.leadership.silence().into_iter().chain(self.leadership.lost_for()).min(),
         };
-        let alone_after = self.silence_max() * ALONE_AFTER;
+        let alone_after = self.alone_after();
         silence.is_some_and(|silence| silence < alone_after) || self.started.elapsed() < alone_after
     }
 

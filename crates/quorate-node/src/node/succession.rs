@@ -98,10 +98,15 @@ impl Node {
             return Err("it ran already when another cluster was made from its own");
         }
         // Whoever reaches this listener can say so where nodes have no certificates. A cluster that
-        // has a leader is not ended by that.
-        let is_sure = claim.is_proved || self.leadership.leader().is_none();
+        // has a leader is not ended by that, nor one that is between two. One that has had none
+        // since this node started is the case that this is for: nodes that come back.
+        let lost_for = self.leadership.lost_for();
+        let is_led = self.leadership.leader().is_some()
+            || lost_for.is_some_and(|lost_for| lost_for < self.alone_after());
+        let is_sure = claim.is_proved || !is_led;
         if !is_sure && !self.finds_at_its_place(claim.told_by, by).await {
-            return Err("this cluster has a leader, and the node was not found where it was");
+            return Err("this cluster has a leader, or lost it just now, and the node was not \
+                        found where it was");
         }
         self.succession.by.send_replace(Some((claim.told_by, by)));
         Ok(true)
