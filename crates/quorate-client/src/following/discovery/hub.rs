@@ -7,9 +7,11 @@
 //! sees one twice, and none shows less meanwhile.
 //!
 //! A node takes such a list or refuses it as a whole. Where it refuses one, the services are tried
-//! one by one; the ones that are allowed go on (`Apart`).
+//! one by one; the ones that are allowed go on (`apart.rs`).
 
-use std::collections::{BTreeMap, BTreeSet};
+mod apart;
+
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,9 +21,10 @@ use quorate_proto::ClusterId;
 use quorate_proto::limits::SERVICES_PER_CALL;
 use quorate_proto::v1::WatchSubscribe;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
+use self::apart::Apart;
 use super::audit;
 use super::cache::{self, Cache};
 use super::topics::{Feed, LINGER, Queue, Topics};
@@ -200,81 +203,6 @@ enum Next {
 impl From<Ended> for Next {
     fn from(ended: Ended) -> Self {
         Self::After(ended)
-    }
-}
-
-/// The services that are not simply followed with the others.
-#[derive(Debug, Default)]
-struct Apart {
-    /// One of several was refused, or each alone before: to be tried alone.
-    suspects: BTreeSet<String>,
-    /// Refused, and not to be asked for again before this.
-    refused: BTreeMap<String, Instant>,
-    /// How often several were refused together since a stream last brought something.
-    in_vain: u32,
-}
-
-impl Apart {
-    /// Forgets services that no view follows any more; what was refused long enough ago is tried
-    /// again.
-    fn review(&mut self, names: &[String]) {
-        self.suspects.retain(|name| names.contains(name));
-        self.refused.retain(|name, _| names.contains(name));
-        let now = Instant::now();
-        let suspects = &mut self.suspects;
-        self.refused.retain(|name, again| {
-            let due = *again <= now;
-            if due {
-                suspects.insert(name.clone());
-            }
-            !due
-        });
-    }
-
-    /// These were refused: together, so any of them may be the reason, or alone.
-    fn refuse(&mut self, shared: &Shared, names: &[String]) {
-        let [name] = names else {
-            self.in_vain += 1;
-            return self.suspects.extend(names.iter().cloned());
-        };
-        self.suspects.remove(name);
-        // With those that are tried again first: each trial is another stream.
-        let due = self.refused.values().min().copied();
-        let due = due.unwrap_or_else(|| Instant::now() + jittered(REFUSED_PAUSE));
-        self.refused.insert(name.clone(), due);
-        let status = shared.status.borrow().clone();
-        if let WatchStatus::Refused { error } = status {
-            shared.topics().refuse(name, error);
-            // Who waits for a first word looks again.
-            shared.status.send_modify(|_| {});
-        }
-    }
-
-    /// What came of a subscription to these.
-    fn note<T>(
-        &mut self,
-        shared: &Shared,
-        names: &[String],
-        result: Result<T, Ended>,
-    ) -> Result<T, Ended> {
-        if matches!(result, Err(Ended::Refused)) {
-            self.refuse(shared, names);
-        }
-        result
-    }
-
-    /// The nodes that refused may see it otherwise now.
-    fn try_all_again(&mut self) {
-        let refused = std::mem::take(&mut self.refused);
-        self.suspects.extend(refused.into_keys());
-    }
-
-    /// When to try again what was refused.
-    async fn due(&self) {
-        match self.refused.values().min() {
-            Some(at) => sleep_until(*at).await,
-            None => std::future::pending().await,
-        }
     }
 }
 
@@ -477,19 +405,5 @@ mod tests {
         assert!(hub.age(&feed).unwrap() < hour);
         suspend(hour);
         assert!(hub.age(&feed).unwrap() >= hour);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn services_that_are_refused_are_tried_again_together() {
-        let shared = Hub::start(Arc::new(Core::for_tests()), String::new()).shared.clone();
-        let mut apart = Apart::default();
-        for name in ["a", "b", "c"] {
-            apart.refuse(&shared, &[name.to_owned()]);
-            tokio::time::advance(REFUSED_PAUSE / 4).await;
-        }
-        let names = ["a", "b", "c"].map(str::to_owned);
-        timeout(REFUSED_PAUSE, apart.due()).await.unwrap();
-        apart.review(&names);
-        assert_eq!((apart.suspects.len(), apart.refused.len()), (3, 0));
     }
 }
