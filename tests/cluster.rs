@@ -104,6 +104,7 @@ mod cluster {
     mod rolled_back;
     mod rolling;
     mod room;
+    mod size;
     mod snapshots;
     mod standing;
     mod strangers;

@@ -164,6 +164,11 @@ pub struct Tunables {
     /// With less than this free on the disk, the node takes no registrations, bytes; with less than
     /// a quarter of it, nothing at all. Default 64 MiB, minimum 16 MiB.
     pub disk_reserve_bytes: u64,
+    /// About what the instances and their leases may take in memory, bytes. What would make them
+    /// more is refused; what is registered is kept, renewed and may be registered again. The
+    /// leader's counts: the same on all nodes. Default 2 GiB, some three million small instances;
+    /// minimum 1 MiB. Less than half of a node's memory.
+    pub state_bytes_max: usize,
     /// When all members have worked at a higher level than the cluster's for this long, the leader
     /// raises it; until then every node can go back to its release of before. Default 600,000 (ten
     /// minutes), minimum 1,000; `quorate cluster upgrade hold` puts it off for good.
@@ -240,6 +245,7 @@ impl Default for Tunables {
             watch_ring_bytes: 64 * 1024 * 1024,
             bookmark_ms: 5_000,
             disk_reserve_bytes: 64 * 1024 * 1024,
+            state_bytes_max: 2 * 1024 * 1024 * 1024,
             upgrade_after_ms: 600_000,
             shutdown_grace_ms: 10_000,
             connections_max: 10_000,
@@ -424,6 +430,7 @@ impl Tunables {
         at_least("watch_ring_bytes", self.watch_ring_bytes as u64, 64 * 1024)?;
         at_least("bookmark_ms", self.bookmark_ms, 10)?;
         at_least("disk_reserve_bytes", self.disk_reserve_bytes, 16 * 1024 * 1024)?;
+        at_least("state_bytes_max", self.state_bytes_max as u64, 1024 * 1024)?;
         at_least("upgrade_after_ms", self.upgrade_after_ms, 1_000)?;
         at_least("shutdown_grace_ms", self.shutdown_grace_ms, 100)?;
         at_least("connections_max", self.connections_max as u64, 1)?;

@@ -79,6 +79,11 @@ pub(crate) enum NodeError {
         still_done(*is_at_floor)
     )]
     DiskFull { node: NodeId, free_bytes: u64, reserve_bytes: u64, is_at_floor: bool },
+    /// The registry would be larger than the leader lets it grow.
+    #[error(
+        "the registry takes {bytes} bytes and would grow beyond its limit, state_bytes_max = {limit} on node {node}: deregister some, or raise it on all nodes"
+    )]
+    StateFull { node: NodeId, bytes: usize, limit: usize },
     /// A snapshot might fill the disk.
     #[error(
         "the disk of node {node} has {free_bytes} bytes free, and for a snapshot {wanted_bytes} are wanted: make room there; until then its log grows"

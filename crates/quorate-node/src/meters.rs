@@ -128,8 +128,8 @@ pub(crate) const DNS_TYPES: [&str; 9] =
     ["A", "AAAA", "SRV", "TXT", "PTR", "SOA", "NS", "ANY", "other"];
 
 /// Why writes fail: the values of the label of `quorate_proposals_failed_total`.
-pub(crate) const FAILED_FOR: [&str; 5] =
-    ["disk_full", "overloaded", "lost_lead", "given_up", "failed"];
+pub(crate) const FAILED_FOR: [&str; 6] =
+    ["disk_full", "state_full", "overloaded", "lost_lead", "given_up", "failed"];
 
 /// Why a node shortens its log: the values of the label of `quorate_log_compactions_total`.
 pub(crate) const COMPACTED_FOR: [&str; 2] = ["long", "quiet"];
@@ -243,7 +243,7 @@ meters! {
     commit_seconds: Histogram = seconds(),
         "quorate_commit_seconds", "Of a leader: from a write that is handed in to its answer, applied";
     proposals_failed: Family<Reason, Counter> = Family::default(),
-        "quorate_proposals_failed", "Writes that this node, as leader, could not commit, by reason: disk_full, overloaded (too much of the log waits), lost_lead, given_up (its caller's time was over, or it went away; it may yet be committed), failed";
+        "quorate_proposals_failed", "Writes that this node, as leader, could not commit, by reason: disk_full, state_full (state_bytes_max), overloaded (too much of the log waits), lost_lead, given_up (its caller's time was over, or it went away; it may yet be committed), failed";
 
     log_entries: Counter = Counter::default(),
         "quorate_log_entries", "Log entries made durable since the start";
@@ -284,6 +284,10 @@ meters! {
         "quorate_revision", "The revision of the registry that this node has applied";
     instances: Gauge = Gauge::default(),
         "quorate_instances", "Registered instances";
+    state: Gauge = Gauge::default(),
+        "quorate_state_bytes", "About what the instances and their leases take in memory";
+    state_max: Gauge = Gauge::default(),
+        "quorate_state_bytes_max", "The leader refuses what would make quorate_state_bytes more than this";
     leases: Gauge = Gauge::default(),
         "quorate_leases", "Live leases";
     services: Gauge = Gauge::default(),

@@ -22,6 +22,7 @@ pub(crate) mod leases;
 pub(crate) mod nodes;
 mod read;
 pub(crate) mod replies;
+pub(crate) mod size;
 
 pub use anew::{Founding, OldNode, Predecessor};
 pub use checked::CheckedInstances;
@@ -81,6 +82,8 @@ pub struct Registry {
     pub(crate) name_ends: NameEnds,
     /// Derived: how many instances there are.
     pub(crate) instances: usize,
+    /// Derived: about what they take.
+    pub(crate) bytes: usize,
     /// Derived: of everything that is not derived.
     pub(crate) hash: StateHash,
 }

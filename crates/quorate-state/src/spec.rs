@@ -279,6 +279,11 @@ impl InstanceSpec {
         texts.fold((0, 0), |(texts, bytes), text| (texts + 1, bytes + text.len()))
     }
 
+    /// What its texts take in memory, bytes.
+    pub(crate) fn packed_bytes(&self) -> usize {
+        self.texts.len()
+    }
+
     /// What it says of its load.
     pub fn load(&self) -> Load {
         self.load

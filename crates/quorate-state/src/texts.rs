@@ -39,6 +39,11 @@ impl Texts {
         Self(packer.0.into())
     }
 
+    /// Bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Reads them in the order in which they were packed.
     pub(crate) fn reader(&self) -> Reader<'_> {
         Reader(&self.0)

@@ -248,7 +248,7 @@ impl Node {
     ) -> Result<Outcome, NodeError> {
         let counted = Counted { node: self, since: Instant::now(), ended: false };
         let written = match check_level(op.level(), || self.level().number)
-            .and_then(|()| self.check_room(&op))
+            .and_then(|()| self.check_room(&op, request.as_ref()))
         {
             Ok(()) => {
                 let clock = self.stamp();
@@ -275,9 +275,22 @@ impl Node {
         }
     }
 
+    /// What was done already has its place: its caller asks again what came of it.
+    ///
     /// # Errors
-    /// There is no room for it on the disk, or in the log.
-    fn check_room(&self, op: &Op) -> Result<(), NodeError> {
+    /// There is no room for it on the disk, in the registry, or in the log.
+    fn check_room(&self, op: &Op, request: Option<&Request>) -> Result<(), NodeError> {
+        if let Err(full) = self.check_disk(op).and_then(|()| self.check_state(op)) {
+            let is_answered = |request| self.applied.lock().registry.is_answered(request);
+            if !request.is_some_and(is_answered) {
+                return Err(full);
+            }
+            self.disk.check_floor()?;
+        }
+        self.check_backlog()
+    }
+
+    fn check_disk(&self, op: &Op) -> Result<(), NodeError> {
         match op {
             // Or the registry would be wrong, or could not be emptied, or callers not be kept from
             // an instance that fails.
@@ -287,10 +300,24 @@ impl Node {
             | Op::Deregister(_)
             | Op::Override { .. }
             | Op::SetHealth(_)
-            | Op::Found { .. } => self.disk.check_floor()?,
-            _ => self.disk.check()?,
+            | Op::Found { .. } => self.disk.check_floor(),
+            _ => self.disk.check(),
         }
-        self.check_backlog()
+    }
+
+    /// Refuses what makes a registry larger that has its size. What is proposed already, and not
+    /// applied, does not count yet: it goes beyond by that.
+    fn check_state(&self, op: &Op) -> Result<(), NodeError> {
+        if !matches!(op, Op::Register(_) | Op::Update(_)) {
+            return Ok(());
+        }
+        let limit = self.tunables.state_bytes_max;
+        let state = self.applied.lock();
+        let (bytes, growth) = (state.registry.bytes(), state.registry.growth(op));
+        if growth == 0 || bytes + growth <= limit {
+            return Ok(());
+        }
+        Err(NodeError::StateFull { node: self.id, bytes, limit })
     }
 
     /// Refuses to grow a log that does not commit: what is in it would all come at once, and late.
@@ -366,6 +393,7 @@ impl Drop for Counted<'_> {
 fn failed_for(error: &NodeError) -> &'static str {
     match error {
         NodeError::DiskFull { .. } => "disk_full",
+        NodeError::StateFull { .. } => "state_full",
         NodeError::Overloaded { .. } => "overloaded",
         NodeError::NotLeader { .. } => "lost_lead",
         _ => "failed",

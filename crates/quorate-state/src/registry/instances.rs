@@ -11,6 +11,7 @@ use crate::event::{Change, Event, RemoveReason};
 use crate::hash::Kind;
 use crate::registry::Registry;
 use crate::registry::leases::{EMPTY_SERVICE_MS, EMPTY_SERVICES_MAX};
+use crate::registry::size::instance_bytes;
 use crate::spec::{Instance, InstanceSpec};
 use crate::tables::deadlines::Due;
 use crate::tables::sorted_map::SortedMap;
@@ -134,6 +135,7 @@ impl Registry {
     fn index_instance(&mut self, instance: &Arc<Instance>) {
         self.hash.add(Kind::Instance, instance);
         self.instances += 1;
+        self.bytes += instance_bytes(instance);
         let key = &instance.key;
         if instance.checks().is_some() {
             self.checked.insert(key.clone(), instance.clone());
@@ -151,6 +153,7 @@ impl Registry {
     fn unindex_instance(&mut self, instance: &Arc<Instance>) {
         self.hash.remove(Kind::Instance, instance);
         self.instances -= 1;
+        self.bytes -= instance_bytes(instance);
         let key = &instance.key;
         if instance.checks().is_some() {
             self.checked.remove(key);

@@ -18,6 +18,7 @@ use crate::registry::nodes::REMOVED_MAX;
 use crate::registry::replies::{
     Done, ORIGIN_MS, ORIGINS_MAX, REPLIES_IN_ALL_MAX, REPLIES_MAX, USED_STEP_MS,
 };
+use crate::registry::size::instance_bytes;
 use crate::tables::deadlines::{Deadlines, Due};
 use crate::tables::name_ends::NameEnds;
 
@@ -31,6 +32,7 @@ pub(super) fn check_invariants(registry: &Registry) {
     assert_eq!(registry.checked, checked(registry), "the index of those with checks");
     assert_eq!(registry.name_ends, name_ends(registry), "the index of what names end in");
     assert_eq!(registry.hash, hash(registry), "the running hash");
+    assert_eq!(registry.bytes(), bytes(registry), "the size");
     assert!(registry.removed.len() <= REMOVED_MAX);
     let mut behind = 0;
     for (last, removed) in &registry.removed {
@@ -171,6 +173,11 @@ fn checked(registry: &Registry) -> OrdMap<InstanceKey, Arc<Instance>> {
     let all = registry.services.values().flat_map(|service| service.instances.values());
     let checked = all.filter(|instance| instance.checks().is_some());
     checked.map(|instance| (instance.key.clone(), instance.clone())).collect()
+}
+
+fn bytes(registry: &Registry) -> usize {
+    let all = registry.services.values().flat_map(|service| service.instances.values());
+    all.map(|instance| instance_bytes(instance)).sum()
 }
 
 fn hash(registry: &Registry) -> StateHash {

@@ -253,8 +253,10 @@ proptest! {
         let mut registry = Registry::new();
         for (at, command) in log.iter().enumerate() {
             let (clock, revision) = (registry.clock(), registry.revision());
+            let largest = registry.bytes() + registry.growth(&command.op);
             let applied = apply(&mut registry, at, command);
             check_invariants(&registry);
+            assert!(registry.bytes() <= largest, "{} and not {largest}", registry.bytes());
             assert_eq!(registry.clock(), clock.max(command.clock));
             // What was done before is told with the revision of then.
             let now = registry.revision();
@@ -341,6 +343,7 @@ proptest! {
         assert_eq!(restored.replies, registry.replies);
         assert_eq!(restored.removed, registry.removed);
         assert_eq!(restored.level, registry.level);
+        assert_eq!(restored.bytes(), registry.bytes());
         assert_eq!(restored.hash(), registry.hash());
     }
 

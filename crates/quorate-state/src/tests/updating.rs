@@ -121,3 +121,33 @@ fn override_of_the_weight_leaves_the_status() {
     t.at(0, Op::Override { key: key("web/a"), value: Some(value) }, "done | #2 changed web/a@7");
     assert_eq!((t.instance("web/a").status(), t.instance("web/a").weight()), (Status::Up, 0));
 }
+
+/// What a registry grows by is known before.
+#[test]
+fn only_what_is_new_makes_it_larger() {
+    let mut t = Transcript::default();
+    let long = |bytes| Update {
+        metadata: Some(BTreeMap::from([("note".to_owned(), "x".repeat(bytes))])),
+        ..update("web/a")
+    };
+    for (op, is_larger, bytes) in [
+        (Op::from(long(1_000)), false, 0..=0),
+        (register("web/a", 7).into(), true, 400..=600),
+        (register("web/a", 7).into(), false, 400..=600),
+        (register("web/a", 8).into(), false, 400..=600),
+        (long(1_000).into(), true, 1_400..=1_600),
+        (long(1_000).into(), false, 1_400..=1_600),
+        (long(10).into(), false, 400..=600),
+        (long(11).into(), true, 400..=600),
+        (Update { weight: Some(5), ..update("web/a") }.into(), false, 400..=600),
+        (deregister("web/a").into(), false, 0..=0),
+    ] {
+        let growth = t.registry.growth(&op);
+        let before = t.registry.bytes();
+        t.apply(0, op.clone());
+        let after = t.registry.bytes();
+        assert_eq!(growth, after.saturating_sub(before), "{op:?}");
+        assert_eq!(growth > 0, is_larger, "{op:?}");
+        assert!(bytes.contains(&after), "{after} after {op:?}");
+    }
+}

@@ -167,6 +167,7 @@ fn code(error: &CallError) -> Code {
             | NodeError::PeerUnreachable { .. } => Code::Unavailable,
             NodeError::Ahead { .. } => Code::OutOfRange,
             NodeError::DiskFull { .. }
+            | NodeError::StateFull { .. }
             | NodeError::NoRoomForSnapshot { .. }
             | NodeError::Overloaded { .. } => Code::ResourceExhausted,
             NodeError::Level { .. } => Code::FailedPrecondition,

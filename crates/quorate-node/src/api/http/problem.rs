@@ -207,6 +207,7 @@ mod tests {
                 false,
                 false,
             ),
+            (NodeError::StateFull { node, bytes: 9, limit: 9 }.into(), false, false),
             (NodeError::Rejected(Rejection::TooManyOrigins { origins: 9 }).into(), false, false),
             (CallError::TooLarge { what: "answer", bytes: 9, limit, instead: "" }, false, true),
         ] {

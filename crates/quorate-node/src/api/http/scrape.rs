@@ -60,6 +60,8 @@ fn of_state(meters: &Meters, node: &Node) {
     };
     let counts = registry.counts();
     set(&meters.instances, counts.instances as u64);
+    set(&meters.state, registry.bytes() as u64);
+    set(&meters.state_max, node.tunables().state_bytes_max as u64);
     set(&meters.leases, counts.leases as u64);
     set(&meters.services, counts.services as u64);
     set(&meters.deadlines, registry.deadlines() as u64);

@@ -55,6 +55,7 @@ fn a_client_of_another_node_sees_what_one_of_the_leader_sees() {
             false,
             false,
         ),
+        (NodeError::StateFull { node, bytes: 9, limit: 9 }, false, false),
         (NodeError::Rejected(Rejection::RequestForgotten), false, false),
         (NodeError::Rejected(Rejection::NewerIncarnation { key: key(), current }), false, false),
         (NodeError::Membership(MembershipError::Unknown { id: id(9) }), false, false),

@@ -1,0 +1,86 @@
+//! A registry that is as large as its leader lets it become.
+
+use quorate_node::Tunables;
+use quorate_proto::v1::{InstanceSpec, RegisterRequest, RequestId, UpdateRequest};
+use tonic::{Code, Status};
+
+use super::calls::{
+    Registry, assert_refused, deregister, fetch_all, in_time, named, registration, renewal,
+    set_weight, spec,
+};
+use super::harness::Cluster;
+
+const LIMIT: usize = 1024 * 1024;
+/// What is registered here is little more than its metadata.
+const NOTE_BYTES: usize = 5_000;
+const SOME: std::ops::RangeInclusive<usize> = LIMIT / 6_500..=LIMIT / NOTE_BYTES;
+
+fn large(id: &str, note_bytes: usize) -> InstanceSpec {
+    let metadata = [("note".to_owned(), "x".repeat(note_bytes))].into();
+    InstanceSpec { metadata, ..spec("web", id) }
+}
+
+fn noted(id: &str, note_bytes: usize) -> UpdateRequest {
+    let metadata = large(id, note_bytes).metadata;
+    UpdateRequest {
+        instance: Some(named("web", id)),
+        metadata: Some(quorate_proto::v1::Metadata { entries: metadata }),
+        ..UpdateRequest::default()
+    }
+}
+
+fn once(number: u64, specs: Vec<InstanceSpec>) -> RegisterRequest {
+    let request_id = Some(RequestId { origin: 7, number, ..RequestId::default() });
+    RegisterRequest { request_id, ..registration(specs) }
+}
+
+/// Registers as many as there is room for: their leases, and the refusal.
+async fn fill(registry: &mut Registry, name: &str) -> (Vec<u64>, Status) {
+    let mut leases = Vec::new();
+    loop {
+        let id = format!("{name}{}", leases.len());
+        let one = registration(vec![large(&id, NOTE_BYTES)]);
+        match registry.register(in_time(one)).await {
+            Ok(answer) => leases.push(answer.into_inner().lease_id),
+            Err(refused) => return (leases, refused),
+        }
+        assert!(leases.len() < LIMIT / NOTE_BYTES, "nothing is refused");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_that_is_full_takes_nothing_more_and_keeps_what_it_has() {
+    let tunables = Tunables { state_bytes_max: LIMIT, ..Tunables::default() };
+    let cluster = Cluster::start_with(3, tunables).await;
+    let (leader, follower) = (cluster.leader().await, cluster.follower().await);
+    let mut registry = cluster.registry(follower);
+    let first = once(1, vec![large("gone", NOTE_BYTES)]);
+    let gone = registry.register(in_time(first.clone())).await.unwrap().into_inner();
+    deregister(&mut registry, "web", "gone").await;
+    let (leases, refused) = fill(&mut registry, "i").await;
+    let limit = format!("state_bytes_max = {LIMIT} on node {leader}");
+    let words = ["beyond its limit", &limit];
+    assert_refused::<()>(Err(refused), Code::ResourceExhausted, &words);
+    assert!(SOME.contains(&leases.len()), "{} are registered", leases.len());
+
+    // What is there stays: renewed, changed, registered again by another run.
+    let renewed = registry.renew(in_time(renewal(leases.iter().copied()))).await.unwrap();
+    assert!(renewed.into_inner().unknown_lease_ids.is_empty());
+    set_weight(&mut registry, "web", "i0", 7).await;
+    let again = RegisterRequest { incarnation: 2, ..registration(vec![large("i1", NOTE_BYTES)]) };
+    registry.register(in_time(again)).await.unwrap();
+    let answer = registry.update(in_time(noted("i2", 3 * NOTE_BYTES))).await;
+    assert_refused(answer, Code::ResourceExhausted, &words);
+    // A write that was done is told again what came of it, and no refusal.
+    let repeated = registry.register(in_time(first)).await.unwrap().into_inner();
+    assert_eq!((repeated.lease_id, repeated.header), (gone.lease_id, gone.header));
+    assert_eq!(fetch_all(&mut registry).await.1.len(), leases.len());
+
+    // Smaller ones make room, and so do those that go.
+    for id in ["i2", "i3"] {
+        registry.update(in_time(noted(id, 10))).await.unwrap();
+    }
+    assert!(!fill(&mut registry, "after-smaller").await.0.is_empty());
+    deregister(&mut registry, "web", "i4").await;
+    assert!(!fill(&mut registry, "after-fewer").await.0.is_empty());
+}
