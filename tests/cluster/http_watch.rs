@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::calls::register;
+use super::failover::seldom_by_silence;
 use super::guarded::{Guarded, ROOT, entry};
 use super::harness::{Cluster, SOON, eventually};
 use super::http_api::{get, send, write};
@@ -123,7 +124,7 @@ async fn a_stream_goes_on_at_another_node_where_it_was() {
 /// Nothing new comes to it, so that it would take what it has for what the registry has.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_goes_on_is_told_first_whether_there_is_a_leader() {
-    let mut cluster = Cluster::start(3).await;
+    let mut cluster = Cluster::start_with(3, seldom_by_silence()).await;
     let leader = cluster.leader().await;
     register(&mut cluster.registry(1), "web", "a").await;
     let mut events = Events::open(cluster.http_address(1), WATCH, "").await;

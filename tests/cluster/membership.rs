@@ -227,16 +227,22 @@ async fn no_removal_loses_the_live_majority() {
     for id in [alive, leader] {
         let refused = admin.remove_node(id).await.unwrap_err().to_string();
         assert!(refused.contains("FailedPrecondition"), "{refused}");
-        assert!(refused.contains("only 1 of 2 voters"), "{refused}");
+        // Where the machine is busy, it has not heard of the living one either.
+        let why = ["only 1 of 2 voters", "only 1 of 3 voters can be reached"];
+        assert!(why.iter().any(|why| refused.contains(why)), "{refused}");
     }
     cluster.add_waiting(4).await;
     // Replacing a live one keeps two of three alive; replacing the dead one is what it is for.
-    admin.replace_node(dead, 4, cluster.peer_address(4)).await.expect("the dead node is replaced");
+    let address = cluster.peer_address(4);
+    eventually("the dead node is replaced", || async {
+        admin.replace_node(dead, 4, address).await.ok()
+    })
+    .await;
     register(&mut cluster.registry(4), "web", "a").await;
 
-    admin.remove_node(4).await.expect("two of two are left");
+    eventually("two of two are left", || async { admin.remove_node(4).await.ok() }).await;
     cluster.stop(4).await;
-    admin.remove_node(alive).await.expect("one of one is left");
+    eventually("one of one is left", || async { admin.remove_node(alive).await.ok() }).await;
     let refused = admin.remove_node(leader).await.unwrap_err().to_string();
     assert!(refused.contains("FailedPrecondition") && refused.contains("last voter"), "{refused}");
     let refused = admin.transfer_leader(None).await.unwrap_err().to_string();

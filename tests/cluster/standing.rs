@@ -93,10 +93,14 @@ async fn a_node_says_how_it_is() {
     assert!(after.backup_age_ms.unwrap() < 60_000, "{after:?}");
     assert!(after.snapshot_written_ms.unwrap() > 1_700_000_000_000, "one was built for it");
     // Members tell each other.
-    let status = cluster.admin(leader).status(StatusRequest { local_only: false }).await.unwrap();
-    let told = status.into_inner().members.into_iter().map(|member| member.condition.unwrap());
-    let told: Vec<_> =
-        told.map(|found| (found.standing(), found.backup_age_ms.is_some())).collect();
+    let told: Vec<_> = eventually("all members answer in time", || async {
+        let asked = StatusRequest { local_only: false };
+        let status = cluster.admin(leader).status(asked).await.ok()?.into_inner();
+        let told = status.members.into_iter().map(|member| member.condition);
+        let told: Option<Vec<_>> = told.collect();
+        Some(told?.iter().map(|it| (it.standing(), it.backup_age_ms.is_some())).collect())
+    })
+    .await;
     assert!(told.iter().all(|(standing, _)| *standing == Standing::Member), "{told:?}");
     assert_eq!(told.iter().filter(|(_, backup)| *backup).count(), 1, "{told:?}");
     eventually("registry time runs", || async {

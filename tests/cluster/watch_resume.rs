@@ -10,7 +10,7 @@ use tonic::Code;
 use super::calls::{
     assert_refused, fetch_all, fetch_of, local, register, register_many, set_weight,
 };
-use super::harness::{Cluster, eventually, within};
+use super::harness::{Cluster, eventually};
 use super::stream::{Stream, subscribe_to, subscribe_to_prefix};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -260,7 +260,7 @@ async fn the_client_follows_over_the_death_of_every_node_in_turn() {
         let at = cluster.leader().await;
         let name = format!("i{turn}");
         register(&mut cluster.registry(at), "web", &name).await;
-        within(Duration::from_secs(10), "the client sees it", || async {
+        eventually("the client sees it", || async {
             watch.snapshot().get("web", &name).map(|_| ())
         })
         .await;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use quorate_client::Consistency;
 
-use crate::cluster::{Cluster, Settings};
+use crate::cluster::{Cluster, LEADER_WITHIN, Settings};
 use crate::raw::registration;
 use crate::wait::eventually;
 
@@ -104,7 +104,7 @@ async fn fill(cluster: &Cluster) -> BTreeSet<String> {
 /// What a node comes to: its instances, or its exit code.
 async fn outcome(cluster: &mut Cluster) -> Result<BTreeSet<String>, i32> {
     let node = &mut cluster.nodes[0];
-    let state = eventually("the node starts or refuses to", Duration::from_secs(20), async || {
+    let state = eventually("the node starts or refuses to", LEADER_WITHIN, async || {
         if let Some(ended) = node.process().ended() {
             return Ok(Err(ended.code().unwrap_or(-1)));
         }
@@ -203,14 +203,13 @@ async fn a_damaged_follower_does_not_harm_its_cluster() {
     fs::write(&journal, &bytes[..used - 20]).unwrap();
     cluster.nodes[victim].start();
     let node = &mut cluster.nodes[victim];
-    let started =
-        eventually("the node starts or refuses to", Duration::from_secs(15), async || {
-            if node.process().ended().is_some() {
-                return Ok(false);
-            }
-            node.instances(Consistency::Linearizable).await.map(|_| true)
-        })
-        .await;
+    let started = eventually("the node starts or refuses to", LEADER_WITHIN, async || {
+        if node.process().ended().is_some() {
+            return Ok(false);
+        }
+        node.instances(Consistency::Linearizable).await.map(|_| true)
+    })
+    .await;
     eprintln!("a follower that lost the end of its log: started: {started}");
     if !started {
         node.exit_code(Duration::from_secs(1)).await;

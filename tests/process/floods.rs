@@ -37,7 +37,7 @@ const KIB: usize = 1_024;
 
 const CONNECTIONS: usize = 4;
 const FLOOD_FOR: Duration = Duration::from_secs(3);
-const TTL: Duration = Duration::from_secs(3);
+const TTL: Duration = Duration::from_secs(10);
 /// Of what is renewed only while it is measured.
 pub(crate) const LONG: Duration = Duration::from_secs(600);
 const RENEW_EVERY: Duration = Duration::from_millis(10);

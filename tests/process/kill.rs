@@ -12,8 +12,8 @@ use crate::load::{Load, keep};
 use crate::metronome::Metronome;
 use crate::wait::{eventually, time_passes};
 
-/// Writes are back in less than this after the leader was killed, each time; `upkeep/failover.rs`
-/// has the median.
+/// Writes are back in less than this after the leader was killed, in most rounds: where two stand
+/// for election at once, it takes another one.
 const WRITES_BACK_WITHIN: Duration = Duration::from_millis(1_500);
 /// As much more as this many calls take, on a busy machine.
 const STEPS: u32 = 8;
@@ -30,6 +30,7 @@ async fn the_leader_is_killed_under_load_and_nothing_acknowledged_is_lost() {
     let mut cluster = Cluster::start(3).await;
     let client = cluster.client().build().unwrap();
     let _kept = keep(&client, "kept", KEPT, KEPT_TTL).await;
+    let mut late_rounds = Vec::new();
     for (round, service) in ["first", "second", "third"].into_iter().enumerate() {
         let leader = cluster.leader().await;
         let survivors = cluster.others(leader);
@@ -55,7 +56,9 @@ async fn the_leader_is_killed_under_load_and_nothing_acknowledged_is_lost() {
         outcome.assert_no_failure();
         let late = metronome.slowest();
         let most = WRITES_BACK_WITHIN + STEPS * outcome.pace(killed) + 2 * late;
-        assert!(outage < most, "writes were back after {outage:?}, not {most:?} ({late:?} late)");
+        if outage >= most {
+            late_rounds.push(format!("{outage:?}, not {most:?} ({late:?} late)"));
+        }
 
         for (at, feed) in survivors.iter().zip(&feeds) {
             let node = &cluster.nodes[*at];
@@ -79,6 +82,7 @@ async fn the_leader_is_killed_under_load_and_nothing_acknowledged_is_lost() {
         outcome.assert_all_in(&state, "the cluster with the killed node back");
         assert_kept(&state);
     }
+    assert!(late_rounds.len() < 2, "writes were back after {late_rounds:?}");
 }
 
 fn assert_kept(state: &BTreeMap<String, Instance>) {

@@ -7,14 +7,14 @@ use std::time::Duration;
 use quorate_client::Consistency;
 use quorate_proto::v1::ListMembersRequest;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, LEADER_WITHIN};
 use crate::wait::eventually;
 
 /// Every node has reported its addresses to the others, as it does within its first second: from
 /// then on it is known.
 async fn all_are_known(cluster: &Cluster) {
     for at in 0..3 {
-        eventually("all addresses are known", Duration::from_secs(10), || async {
+        eventually("all addresses are known", LEADER_WITHIN, || async {
             let answer = cluster.nodes[at].registry().list_members(ListMembersRequest {}).await;
             let members = answer.map_err(|error| error.to_string())?.into_inner().members;
             let known = members.iter().filter(|member| !member.client_address.is_empty()).count();
@@ -26,7 +26,7 @@ async fn all_are_known(cluster: &Cluster) {
 
 async fn refused(cluster: &mut Cluster, at: usize) {
     let node = &mut cluster.nodes[at];
-    assert_eq!(node.exit_code(Duration::from_secs(10)).await, 4);
+    assert_eq!(node.exit_code(LEADER_WITHIN).await, 4);
     let log = node.log_text();
     for part in ["its disk was lost", "cluster replace 3 NEW"] {
         assert!(log.contains(part), "the log does not say {part:?}: {log}");
@@ -59,7 +59,7 @@ async fn a_founder_without_its_disk_is_refused_after_all_were_down() {
     cluster.nodes[2].start();
     cluster.nodes[0].start();
     let log = |cluster: &Cluster| cluster.nodes[2].log_text();
-    eventually("the founder waits or is refused", Duration::from_secs(15), || async {
+    eventually("the founder waits or is refused", LEADER_WITHIN, || async {
         let log = log(&cluster);
         let told = ["it waits for the cluster to be founded", "its disk was lost"];
         if told.iter().any(|told| log.contains(told)) { Ok(()) } else { Err(log) }

@@ -94,7 +94,10 @@ async fn writes_are_done_once_and_in_order_whatever_happens_to_the_nodes() {
     work.join_all().await;
     cluster.leader().await;
     for node in &cluster.nodes[..2] {
-        read_once(&mut node.registry(), &shared).await.expect("a read of the whole cluster");
+        eventually("a read of the whole cluster", TOLD_WITHIN, async || {
+            read_once(&mut node.registry(), &shared).await.ok_or("it fails")
+        })
+        .await;
     }
     shared.all_is_told(cluster.nodes.len()).await;
     drop(watchers);

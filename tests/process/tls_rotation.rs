@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use quorate_client::{
-    Client, Code, Error, InstanceBuilder, Registration, RegistrationState, Selection, Tls, Watch,
-    WatchStatus,
+    Client, Code, Error, InstanceBuilder, Registration, Selection, Tls, Watch, WatchStatus,
 };
 use rustix::process::Signal;
 use tokio::task::JoinSet;
@@ -136,7 +135,7 @@ async fn certificates_authorities_and_rights_are_replaced_while_all_goes_on() {
     let (mut cluster, files, client, own) = guarded(&old).await;
     let instance = InstanceBuilder::new("web", "a").endpoint("http", "http://h:1");
     let handle = client.register(Registration::new(instance).ttl(TTL)).await.unwrap();
-    handle.registered().await.unwrap();
+    let lease = handle.registered().await.unwrap();
     let watches: Vec<Watch> =
         (0..WATCHES).map(|_| client.watch(Selection::service("web"))).collect();
     for watch in &watches {
@@ -177,7 +176,8 @@ async fn certificates_authorities_and_rights_are_replaced_while_all_goes_on() {
     assert_eq!(after, before, "connections of nodes that end at their age are no fault");
     let refused = is_served(&cluster.nodes[0].clients, &new.pem, Some(&old.client())).await;
     assert!(refused.is_err(), "the old authority is not trusted any more");
-    assert!(matches!(handle.state(), RegistrationState::Registered(_)), "{:?}", handle.state());
+    let kept = tokio::time::timeout(SOON, handle.registered()).await;
+    assert_eq!(kept.expect("it is renewed").unwrap(), lease, "the lease of the beginning");
     let failed = calling.try_join_next();
     assert!(failed.is_none(), "while the right was there: {failed:?}");
 

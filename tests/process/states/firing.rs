@@ -8,17 +8,9 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::built::{installed, root};
+use crate::prometheus::OF_THE_MACHINE;
 use crate::skipped::skipped;
 
-/// About how fast the machine is: by histograms.
-const OF_THE_MACHINE: [&str; 6] = [
-    "QuorateCallsSlow",
-    "QuorateCommitSlow",
-    "QuorateDiskSlow",
-    "QuorateDiskStalls",
-    "QuoratePeerSlow",
-    "QuoratePropagationSlow",
-];
 /// The longest that a rule wants to hold is an hour. Rules are looked at every five minutes: that
 /// takes a fifth of the time.
 const MINUTES: u32 = 70;
