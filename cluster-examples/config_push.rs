@@ -40,7 +40,7 @@ use tonic::Status;
 const NAMESPACE: &str = "config-push-example";
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 /// One agent has this long to take a configuration, all attempts together.
-const PUSH_WITHIN: Duration = Duration::from_millis(1_500);
+const PUSH_WITHIN: Duration = Duration::from_secs(3);
 /// A process that leaves serves for this long more, for callers that do not know of it yet.
 const GRACE: Duration = Duration::from_millis(500);
 

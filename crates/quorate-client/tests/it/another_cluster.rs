@@ -256,10 +256,8 @@ async fn an_empty_service_of_the_new_cluster_is_told_at_once() {
     until("it is back", || lease_cluster(&handle) == Some(THEIRS)).await;
     let empty = client.discover("nobody").unwrap();
     within(empty.synced()).await;
-    let begun = Instant::now();
-    assert!(matches!(empty.usable().await, Err(Error::UnknownService { .. })));
-    let took = begun.elapsed();
-    assert!(took < Duration::from_millis(500), "nothing of ours is waited for: {took:?}");
+    // Nothing of ours is waited for: that would take a whole call's time, a minute.
+    assert!(matches!(within(empty.usable()).await, Err(Error::UnknownService { .. })));
 }
 
 #[tokio::test]
