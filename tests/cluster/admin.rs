@@ -2,7 +2,6 @@
 //! the lead.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use quorate_proto::v1::{
     MemberStatus, NodeState, StatusRequest, StatusResponse, TransferLeaderRequest,
