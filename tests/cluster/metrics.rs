@@ -199,6 +199,11 @@ async fn metrics_are_what_happened() {
     };
     assert_eq!(handled("Register", "OK"), 2.0);
     assert_eq!(handled("Fetch", "InvalidArgument"), 1.0);
+    for (of, count) in
+        [(("unary", "Register"), 2.0), (("unary", "Fetch"), 1.0), (("bidi_stream", "Watch"), 1.0)]
+    {
+        assert_eq!(calls(&now, "grpc_server_started_total", of, ""), count, "{of:?}");
+    }
     assert!(is("quorate_commit_seconds_count") >= 2.0);
     assert!(is("quorate_log_flush_seconds_count") >= 1.0 && is("quorate_log_entries_total") >= 2.0);
     assert!(is("quorate_watch_propagation_seconds_count") >= 1.0);

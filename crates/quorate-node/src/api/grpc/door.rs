@@ -251,6 +251,7 @@ where
     F: Future<Output = Result<Response<A>, E>>,
 {
     let since = Instant::now();
+    node.meters().started(method as usize);
     let deadline = deadline(request.metadata(), method.patience(node.tunables()));
     let line = Line::of(request.extensions());
     let is_told = node.audit().is_on();
