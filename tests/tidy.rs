@@ -19,6 +19,8 @@ mod dependencies;
 mod documents;
 #[path = "tidy/doors.rs"]
 mod doors;
+#[path = "tidy/measured.rs"]
+mod measured;
 #[path = "tidy/places.rs"]
 mod places;
 #[path = "tidy/privacy.rs"]

@@ -2,6 +2,7 @@
 //! as it is. The clock of these tests is one that can be let run ahead; so minutes pass in seconds,
 //! and the node does in them all that it would do.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::calls::{named, registration, spec};
 use super::harness::eventually;
+use super::metrics::get;
 use super::ports::free_address;
 
 /// What is kept of the log, whatever happens.
@@ -28,12 +30,24 @@ const MORE: Duration = Duration::from_secs(2 * 60);
 /// One node alone, in this thread; no client calls it while time runs ahead.
 struct Node {
     address: String,
+    http: SocketAddr,
     log_dir: PathBuf,
 }
 
 impl Node {
     fn channel(&self) -> Channel {
         Endpoint::new(format!("http://{}", self.address)).unwrap().connect_lazy()
+    }
+
+    /// How often the log's file was written anew, and a quiet log was made short.
+    async fn made_short(&self) -> [f64; 2] {
+        let scraped = get(self.http, "/metrics", None).await.expect("an answer").body;
+        let names =
+            ["quorate_log_rewrites_total", "quorate_log_compactions_total{reason=\"quiet\"}"];
+        names.map(|name| {
+            let value = scraped.lines().find_map(|it| it.strip_prefix(name)?.strip_prefix(' '));
+            value.expect(name).parse().expect(name)
+        })
     }
 
     async fn status(&self) -> Option<MemberStatus> {
@@ -76,7 +90,7 @@ fn file_bytes(log_dir: &Path) -> u64 {
 #[tokio::test]
 async fn a_node_gives_back_what_a_busy_minute_took_and_is_flat_afterwards() {
     let dir = tempfile::tempdir().unwrap();
-    let (listen, peer_listen) = (free_address(), free_address());
+    let (listen, peer_listen, http) = (free_address(), free_address(), free_address());
     let tunables = Tunables {
         keep_entries: KEEP_ENTRIES,
         // What is to be seen is what is done where this is not reached.
@@ -85,6 +99,7 @@ async fn a_node_gives_back_what_a_busy_minute_took_and_is_flat_afterwards() {
     };
     let config = Config {
         start: Start::Bootstrap([(1, peer_listen.to_string())].into()),
+        http_listen: Some(http),
         tunables,
         ..Config::new(1, dir.path().to_owned(), listen, peer_listen)
     };
@@ -93,7 +108,7 @@ async fn a_node_gives_back_what_a_busy_minute_took_and_is_flat_afterwards() {
     let bound = Server::bind_in(config, environment).await.unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let running = tokio::spawn(bound.run(async { drop(stopped.await) }));
-    let node = Node { address: listen.to_string(), log_dir: dir.path().join("log") };
+    let node = Node { address: listen.to_string(), http, log_dir: dir.path().join("log") };
     eventually("it leads", async || node.status().await.filter(|status| status.applied_index > 2))
         .await;
 
@@ -102,16 +117,20 @@ async fn a_node_gives_back_what_a_busy_minute_took_and_is_flat_afterwards() {
     let (busy_bytes, needed_bytes) = (file_bytes(&node.log_dir), 4 * 1024 * 1024);
     assert!(busy_bytes > 2 * needed_bytes, "{busy_bytes} bytes");
     assert_eq!((busy.snapshot_index, busy.purged_index), (0, 0));
+    assert_eq!(node.made_short().await, [0.0, 0.0]);
 
     let (idle, idle_bytes) = node.after(FIVE_MINUTES).await;
     assert!(idle.snapshot_index >= busy.applied_index, "no snapshot: {idle:?}");
     assert!(idle.purged_index + KEEP_ENTRIES >= idle.snapshot_index, "not purged: {idle:?}");
     assert!(idle_bytes <= needed_bytes, "{idle_bytes} bytes, {busy_bytes} before");
+    let [rewrites, compactions] = node.made_short().await;
+    assert!(rewrites >= 1.0 && compactions >= 1.0, "{rewrites} and {compactions}");
 
     // Ticks are written, until the service is forgotten, and are not worth another snapshot.
     let (later, later_bytes) = node.after(MORE).await;
     assert_eq!(later.snapshot_index, idle.snapshot_index);
     assert_eq!(later_bytes, idle_bytes);
+    assert_eq!(node.made_short().await, [rewrites, compactions]);
 
     drop(stop);
     running.await.unwrap().unwrap();

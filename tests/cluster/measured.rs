@@ -8,7 +8,8 @@ use quorate_proto::v1::{
 use tonic::transport::Endpoint;
 
 use super::calls::{
-    Registry, deregister, in_time, named, register, register_many, registration, set_weight, spec,
+    Registry, deregister, in_time, named, register, register_many, registration, revision,
+    set_weight, spec,
 };
 use super::harness::{Cluster, DECODE_MAX, eventually};
 use super::metrics::metrics;
@@ -25,6 +26,8 @@ const CHANGED: usize = 60;
 const CALLS_MAX: usize = 100;
 /// Services whose sizes are exported.
 const SHOWN: usize = 50;
+/// The shortest that a lease may be.
+const TTL_MIN_MS: u64 = 1_000;
 
 async fn of(cluster: &Cluster, id: u64, name: &str) -> f64 {
     let now = metrics(cluster, id).await;
@@ -202,18 +205,51 @@ async fn what_ends_by_the_clock_and_what_an_operator_decided_is_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_goes_by_time_is_counted_and_what_leaves_is_not() {
+    const EXPIRED: &str = "quorate_expired_instances_total";
+    let cluster = Cluster::start(1).await;
+    let mut registry = cluster.registry(1);
+    let left = register(&mut registry, "web", "left").await;
+    assert_eq!(of(&cluster, 1, "quorate_revision").await, revision(left.header) as f64);
+    let one = of(&cluster, 1, "quorate_state_bytes").await;
+    assert!(one > 0.0, "it takes some memory");
+    let gone = deregister(&mut registry, "web", "left").await;
+    let ends = ["a", "b"].map(|id| spec("web", id)).to_vec();
+    let ends = RegisterRequest { ttl_ms: TTL_MIN_MS, ..registration(ends) };
+    registry.register(in_time(ends)).await.unwrap();
+    eventually("the others are gone by time", || async {
+        (of(&cluster, 1, "quorate_instances").await == 0.0).then_some(())
+    })
+    .await;
+    let now = metrics(&cluster, 1).await;
+    assert_eq!(now[EXPIRED], 2.0, "two by time, one by a call");
+    assert_eq!(now["quorate_revision"], (gone + 4) as f64, "two come, two go");
+    assert!(now["quorate_state_bytes"] < one, "{one} with one instance: {now:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_election_is_counted_where_it_began() {
     const ELECTIONS: &str = "quorate_raft_elections_total";
+    const CHANGES: &str = "quorate_raft_leader_changes_total";
     let mut cluster = Cluster::start(3).await;
     let first = cluster.leader().await;
     assert!(of(&cluster, first, ELECTIONS).await >= 1.0, "it was elected");
     let others: Vec<_> = cluster.ids().into_iter().filter(|id| *id != first).collect();
-    let mut before = 0.0;
+    let (mut before, mut seen) = (0.0, Vec::new());
     for id in &others {
         before += of(&cluster, *id, ELECTIONS).await;
+        seen.push(of(&cluster, *id, CHANGES).await);
     }
+    assert!(seen.iter().all(|changes| *changes >= 1.0), "each has seen the first: {seen:?}");
     cluster.stop(first).await;
     let next = cluster.leader().await;
+    for (id, changes) in others.iter().zip(seen) {
+        // The node has its new leader in sight just before it counts that.
+        eventually("each has seen another leader", || async {
+            (of(&cluster, *id, CHANGES).await > changes).then_some(())
+        })
+        .await;
+    }
     assert!(of(&cluster, next, ELECTIONS).await >= 1.0, "node {next} was elected");
     assert!(sum(&cluster, ELECTIONS).await > before, "by an election more");
     for id in others {

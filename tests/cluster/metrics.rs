@@ -11,7 +11,7 @@ use quorate_proto::v1::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::Request;
 
 use super::calls::{fetch_of, in_time, register, register_many, registration, spec};
@@ -136,6 +136,18 @@ fn labels_are_found() {
     assert_eq!(labels("a"), [""]);
 }
 
+/// The calls of a method of the registry, of this kind.
+fn calls(
+    now: &BTreeMap<String, f64>,
+    metric: &str,
+    (kind, method): (&str, &str),
+    more: &str,
+) -> f64 {
+    let labels = format!("grpc_service=\"quorate.v1.Registry\",grpc_method=\"{method}\"{more}");
+    let name = format!("{metric}{{grpc_type=\"{kind}\",{labels}}}");
+    *now.get(&name).unwrap_or_else(|| panic!("{name} in {now:#?}"))
+}
+
 /// What a node says as leader, when it hears all three. On a busy machine, silence may have elected
 /// another one.
 async fn metrics_of_leader(cluster: &Cluster, leader: u64) -> BTreeMap<String, f64> {
@@ -182,13 +194,16 @@ async fn metrics_are_what_happened() {
         assert_eq!(is(name), value, "{name}");
     }
     let handled = |method: &str, code: &str| {
-        is(&format!(
-            "grpc_server_handled_total{{grpc_type=\"unary\",grpc_service=\"quorate.v1.Registry\",\
-             grpc_method=\"{method}\",grpc_code=\"{code}\"}}"
-        ))
+        let code = format!(",grpc_code=\"{code}\"");
+        calls(&now, "grpc_server_handled_total", ("unary", method), &code)
     };
     assert_eq!(handled("Register", "OK"), 2.0);
     assert_eq!(handled("Fetch", "InvalidArgument"), 1.0);
+    for (of, count) in
+        [(("unary", "Register"), 2.0), (("unary", "Fetch"), 1.0), (("bidi_stream", "Watch"), 1.0)]
+    {
+        assert_eq!(calls(&now, "grpc_server_started_total", of, ""), count, "{of:?}");
+    }
     assert!(is("quorate_commit_seconds_count") >= 2.0);
     assert!(is("quorate_log_flush_seconds_count") >= 1.0 && is("quorate_log_entries_total") >= 2.0);
     assert!(is("quorate_watch_propagation_seconds_count") >= 1.0);
@@ -233,6 +248,7 @@ async fn a_node_that_was_taken_out_is_measured_no_more() {
 /// Renewals go in few entries, and snapshots and backups have their times.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_together_and_what_was_saved_is_measured() {
+    let begun = Instant::now();
     let cluster = Cluster::start(1).await;
     register_many(&mut cluster.registry(1), "orders", 300).await;
     let fetched = cluster.registry(1).fetch(fetch_of(&["orders"])).await.unwrap().into_inner();
@@ -246,12 +262,28 @@ async fn what_comes_together_and_what_was_saved_is_measured() {
     assert!((1.0..=3.0).contains(&leases), "{leases}");
     assert_eq!(now["quorate_renewals_per_batch_bucket{le=\"+Inf\"}"], 1.0);
 
+    let uptime = now["quorate_uptime_seconds"];
+    assert!(uptime > 0.0 && uptime < begun.elapsed().as_secs_f64(), "{uptime}");
+    let since = "quorate_log_since_snapshot_bytes";
+    let written = eventually("all of the log is since the start", || async {
+        let now = metrics(&cluster, 1).await;
+        (now[since] == now["quorate_log_entry_bytes_total"]).then_some(now[since])
+    })
+    .await;
+    assert!(written > 1e3, "300 instances: {written}");
+
     let before = UNIX_EPOCH.elapsed().unwrap().as_secs_f64() - 1.0;
-    cluster.admin(1).trigger_snapshot(TriggerSnapshotRequest {}).await.unwrap();
+    let taken = cluster.admin(1).trigger_snapshot(TriggerSnapshotRequest {}).await.unwrap();
     let now = metrics(&cluster, 1).await;
     assert!(
         now["quorate_snapshot_timestamp_seconds"] >= before && now["quorate_snapshot_bytes"] > 1e3
     );
+    assert_eq!(now["quorate_snapshot_index"], taken.into_inner().snapshot_index as f64);
+    assert!(now["quorate_uptime_seconds"] > uptime, "time passes");
+    eventually("little was written since", || async {
+        (metrics(&cluster, 1).await[since] < written).then_some(())
+    })
+    .await;
     assert_eq!(now["quorate_backup_timestamp_seconds"], 0.0);
     let mut backup = cluster.admin(1).backup(BackupRequest::default()).await.unwrap().into_inner();
     let first = backup.message().await.unwrap();

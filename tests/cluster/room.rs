@@ -7,7 +7,7 @@ use tonic::Code;
 use super::calls::{assert_refused, in_time, register, registration, spec};
 use super::guarded::{Guarded, ROOT};
 use super::harness::{Cluster, eventually};
-use super::metrics::get;
+use super::metrics::{get, metrics};
 
 /// Also where the one without room would have some by the reserve of another.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -22,6 +22,11 @@ async fn the_lead_goes_to_the_voter_whose_disk_has_room_and_to_no_other() {
         cluster.config_mut(id).tunables.disk_reserve_bytes = reserve;
         cluster.restart(id).await;
         cluster.settled().await;
+        let now = metrics(&cluster, id).await;
+        assert_eq!(now["quorate_disk_reserve_bytes"], reserve as f64);
+        assert_eq!(now["quorate_disk_low"], 1.0);
+        let free = now["quorate_disk_free_bytes"];
+        assert!(free > 0.0 && free < reserve as f64, "{free}");
     }
     eventually("the one with room leads", || async { (cluster.leader().await == 1).then_some(()) })
         .await;

@@ -9,6 +9,7 @@ use super::calls::{
     set_weight, spec,
 };
 use super::harness::Cluster;
+use super::metrics::metrics;
 
 const LIMIT: usize = 1024 * 1024;
 /// What is registered here is little more than its metadata.
@@ -62,6 +63,10 @@ async fn a_registry_that_is_full_takes_nothing_more_and_keeps_what_it_has() {
     let words = ["beyond its limit", &limit];
     assert_refused::<()>(Err(refused), Code::ResourceExhausted, &words);
     assert!(SOME.contains(&leases.len()), "{} are registered", leases.len());
+    let now = metrics(&cluster, leader).await;
+    assert_eq!(now["quorate_state_bytes_max"], LIMIT as f64);
+    let left = LIMIT as f64 - now["quorate_state_bytes"];
+    assert!((0.0..2.0 * NOTE_BYTES as f64).contains(&left), "{left} bytes are left");
 
     // What is there stays: renewed, changed, registered again by another run.
     let renewed = registry.renew(in_time(renewal(leases.iter().copied()))).await.unwrap();

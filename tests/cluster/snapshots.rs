@@ -13,6 +13,7 @@ use super::calls::{
     set_weight,
 };
 use super::harness::{Cluster, eventually};
+use super::metrics::metrics;
 use super::stream::{Stream, subscribe_to_prefix};
 
 fn small() -> Tunables {
@@ -184,6 +185,29 @@ async fn a_log_of_many_bytes_is_purged_however_few_its_entries() {
         .await;
     }
     assert_eq!(fetch_all(&mut registry).await.1.len(), 20);
+    // Which node took which snapshot is open: one that falls behind is sent it.
+    let (mut compactions, mut bytes) = (0.0, 0.0);
+    for node in cluster.ids() {
+        eventually("its metrics say so", || measures_its_status(&cluster, node)).await;
+        let now = metrics(&cluster, node).await;
+        compactions += now["quorate_log_compactions_total{reason=\"long\"}"];
+        bytes += now["quorate_log_entry_bytes_total"];
+    }
+    assert!(compactions >= 2.0 && bytes > 2.0 * 20.0 * 4_000.0, "{compactions} of {bytes} bytes");
+}
+
+/// What a node measures is what its status says, and not nothing.
+async fn measures_its_status(cluster: &Cluster, node: u64) -> Option<()> {
+    let own = cluster.own_status(node).await?.members[0].clone();
+    let now = metrics(cluster, node).await;
+    let said = [
+        ("quorate_raft_last_log_index", own.last_log_index),
+        ("quorate_raft_applied_index", own.applied_index),
+        ("quorate_snapshot_index", own.snapshot_index),
+        ("quorate_log_purged_index", own.purged_index),
+        ("quorate_revision", own.revision),
+    ];
+    said.iter().all(|(name, value)| *value > 0 && now[*name] == *value as f64).then_some(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use quorate_client::Consistency;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tonic::{Code, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::cluster::{Cluster, Node, Settings};
 use crate::disk_full::health;
 use crate::load::Load;
+use crate::ports::free_port;
 use crate::small_disk::SmallDisk;
 use crate::wait::{eventually, time_passes};
 
@@ -107,6 +110,21 @@ async fn says(node: &Node, expected: ServingStatus) {
     .await;
 }
 
+/// And one that asks by HTTP, with the reason.
+async fn is_ready(http: &str, code: &str, words: &[&str]) {
+    eventually("/readyz says so", BACK_WITHIN, async || {
+        let mut answer = String::new();
+        let mut stream = TcpStream::connect(http).await.map_err(|error| error.to_string())?;
+        let asked = b"GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n";
+        stream.write_all(asked).await.map_err(|error| error.to_string())?;
+        stream.read_to_string(&mut answer).await.map_err(|error| error.to_string())?;
+        let is_code = answer.starts_with(&format!("HTTP/1.0 {code} "));
+        let says = words.iter().all(|word| answer.contains(word));
+        if is_code && says { Ok(()) } else { Err(answer) }
+    })
+    .await;
+}
+
 /// A file that takes nothing from the start, on one of three nodes: the client crate goes to
 /// another one. And a file whose directory goes and comes back.
 #[tokio::test(flavor = "multi_thread")]
@@ -116,12 +134,16 @@ async fn a_node_whose_audit_log_fails_leaves_writes_to_the_others() {
     std::fs::create_dir(&inside).unwrap();
     let full = Path::new("/dev/full").to_owned();
     let files = [full.clone(), inside.join("audit"), dir.path().join("audit")];
-    let heads = (1..).zip(files.iter().map(|file| table(file)));
-    let cluster = Cluster::start_with(3, audited(heads)).await;
+    let https = [(); 3].map(|()| format!("127.0.0.1:{}", free_port()));
+    let heads = files.iter().zip(&https);
+    let heads = heads.map(|(file, http)| format!("http_listen = {http:?}\n{}", table(file)));
+    let cluster = Cluster::start_with(3, audited((1..).zip(heads))).await;
     let [first, second, _] = &cluster.nodes[..] else { unreachable!("three were started") };
     assert_refused(first.register("web", "a", TTL).await, &full, "No space left on device");
     assert_refused(first.register("web", "b", TTL).await, &full, "nothing was done");
     says(first, ServingStatus::NotServing).await;
+    is_ready(&https[0], "503", &["/dev/full", "No space left on device"]).await;
+    is_ready(&https[2], "200", &["ready"]).await;
     assert_eq!(health(first, "quorate.disk").await, ServingStatus::Serving, "that has room");
     let client = cluster.client().build().unwrap();
     let load = Load::registering(&client, "web", 2);
@@ -130,6 +152,7 @@ async fn a_node_whose_audit_log_fails_leaves_writes_to_the_others() {
     std::fs::remove_dir_all(&inside).unwrap();
     let refused = second.register("gone", "meanwhile", TTL).await;
     let refused = assert_refused(refused, &files[1], "No such file");
+    is_ready(&https[1], "503", &[&*files[1].display().to_string(), "No such file"]).await;
     load.until_more(50).await;
     let outcome = load.finish().await;
     outcome.assert_no_failure();
@@ -139,6 +162,7 @@ async fn a_node_whose_audit_log_fails_leaves_writes_to_the_others() {
     })
     .await;
     says(second, ServingStatus::Serving).await;
+    is_ready(&https[1], "200", &["ready"]).await;
     let lines = done(&files[1]);
     // Beside those of the client, which may come to any node.
     let own: Vec<_> = lines.iter().filter(|line| line.starts_with("gone/")).collect();

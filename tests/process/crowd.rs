@@ -34,12 +34,17 @@ pub(crate) const REGISTRATIONS: usize = 4;
 pub(crate) struct Crowd {
     clients: Vec<Client>,
     kept: Vec<(String, RegistrationHandle)>,
-    watches: Vec<(usize, Watch)>,
-    views: Arc<Vec<(usize, Discovery)>>,
+    seen: Arc<Seen>,
     stop: Arc<AtomicBool>,
-    /// The views that were seen empty.
+    /// The watches and views that were seen empty.
     sampler: JoinHandle<BTreeSet<String>>,
     metronome: Metronome,
+}
+
+/// What shows the services, by their numbers.
+struct Seen {
+    watches: Vec<(usize, Watch)>,
+    views: Vec<(usize, Discovery)>,
 }
 
 fn service(number: usize) -> String {
@@ -70,14 +75,17 @@ impl Crowd {
         let views: Vec<_> = each()
             .map(|(of, client)| (of, client.discover(service(of).as_str()).unwrap()))
             .collect();
+        for (_, watch) in &watches {
+            watch.synced().await.unwrap();
+        }
         for (_, view) in &views {
             view.synced().await;
         }
-        let (views, stop) = (Arc::new(views), Arc::new(AtomicBool::new(false)));
-        let sampler = tokio::spawn(sample(views.clone(), stop.clone()));
+        let (seen, stop) = (Arc::new(Seen { watches, views }), Arc::new(AtomicBool::new(false)));
+        let sampler = tokio::spawn(sample(seen.clone(), stop.clone()));
         // The nodes end.
         let metronome = Metronome::start(cluster, &[]).await;
-        let crowd = Self { clients, kept, watches, views, stop, sampler, metronome };
+        let crowd = Self { clients, kept, seen, stop, sampler, metronome };
         crowd.shows_what(&cluster.nodes[0]).await;
         crowd
     }
@@ -122,8 +130,8 @@ impl Crowd {
                 id.as_ref() == Some(&cluster_id)
             };
             let clients = self.clients.iter().filter(there).count();
-            let watches = self.watches.iter().filter(of_it).count();
-            match (clients, watches) == (self.clients.len(), self.watches.len()) {
+            let watches = self.seen.watches.iter().filter(of_it).count();
+            match (clients, watches) == (self.clients.len(), self.seen.watches.len()) {
                 true => Ok(()),
                 false => Err(format!("{clients} clients and {watches} watches")),
             }
@@ -160,11 +168,11 @@ impl Crowd {
             if let Some((lost, _)) = self.kept.iter().find(|(key, _)| !there.contains(key)) {
                 return Err(format!("{lost} is not registered"));
             }
-            for (of, watch) in &self.watches {
+            for (of, watch) in &self.seen.watches {
                 let seen = watch.snapshot().iter().map(|it| it.id.clone()).collect();
                 compare("a watch", *of, &seen, &there)?;
             }
-            for (of, view) in self.views.iter() {
+            for (of, view) in &self.seen.views {
                 let seen = view.current().iter().map(|it| it.id.clone()).collect();
                 compare("a view", *of, &seen, &there)?;
             }
@@ -173,11 +181,11 @@ impl Crowd {
         .await;
     }
 
-    /// No view was ever empty.
+    /// No watch and no view was ever empty.
     pub(crate) async fn end(self) {
         self.stop.store(true, Ordering::Relaxed);
         let empty = self.sampler.await.unwrap();
-        assert!(empty.is_empty(), "views that were empty: {empty:?}");
+        assert!(empty.is_empty(), "empty for a moment: {empty:?}");
     }
 }
 
@@ -208,11 +216,13 @@ fn difference(seen: &BTreeSet<String>, expected: &BTreeSet<String>) -> String {
     format!("{} too few: {missing:?}, {} too many: {extra:?}", missing.len(), extra.len())
 }
 
-async fn sample(views: Arc<Vec<(usize, Discovery)>>, stop: Arc<AtomicBool>) -> BTreeSet<String> {
+async fn sample(seen: Arc<Seen>, stop: Arc<AtomicBool>) -> BTreeSet<String> {
     let mut empty = BTreeSet::new();
     while !stop.load(Ordering::Relaxed) {
-        let now = views.iter().filter(|(_, view)| view.current().is_empty());
-        empty.extend(now.map(|(of, _)| service(*of)));
+        let watches = seen.watches.iter().filter(|(_, watch)| watch.snapshot().is_empty());
+        empty.extend(watches.map(|(of, _)| format!("a watch of {}", service(*of))));
+        let views = seen.views.iter().filter(|(_, view)| view.current().is_empty());
+        empty.extend(views.map(|(of, _)| format!("a view of {}", service(*of))));
         tokio::time::sleep(LOOK_EVERY).await;
     }
     empty

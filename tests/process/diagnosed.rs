@@ -1,13 +1,16 @@
 //! `doctor` finds what was done wrong with a real node: all of it at once.
 
 use std::collections::BTreeMap;
-use std::fs::Permissions;
+use std::fs::{Permissions, set_permissions};
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::net::TcpStream;
 
 use crate::cli::{Running, ask, quorate};
+use crate::cluster::{Cluster, Settings};
 use crate::ports::free_port;
 use crate::wait::eventually;
 
@@ -15,6 +18,10 @@ const SOON: Duration = Duration::from_secs(30);
 /// More than half of what one address may have.
 const CONNECTIONS_MAX: usize = 40;
 const CONNECTIONS: usize = 24;
+
+fn set_mode(path: &Path, mode: u32) {
+    set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn doctor_finds_all_that_was_done_wrong_with_a_node() {
@@ -44,7 +51,7 @@ async fn doctor_finds_all_that_was_done_wrong_with_a_node() {
     ask(&address, line).await.expect(0);
     let token = dir.path().join("token");
     std::fs::write(&token, "qrt_anything").unwrap();
-    std::fs::set_permissions(&token, Permissions::from_mode(0o644)).unwrap();
+    set_mode(&token, 0o644);
     let mut connections = Vec::new();
     for _ in 0..CONNECTIONS {
         connections.push(TcpStream::connect(&address).await.unwrap());
@@ -63,10 +70,10 @@ async fn doctor_finds_all_that_was_done_wrong_with_a_node() {
     .into();
     eventually("all of it is found, and nothing else", SOON, async || {
         let ran = quorate(&[&doctor[..], &["--allow-plaintext-token"]].concat()).await;
-        let found: serde_json::Value =
+        let found: Value =
             serde_json::from_str(&ran.out).map_err(|_| format!("{ran:?}"))?;
         let findings = found["findings"].as_array().expect("a list");
-        let fits = |finding: &serde_json::Value| {
+        let fits = |finding: &Value| {
             let check = finding["check"].as_str().and_then(|check| wanted.get(check));
             check.is_some_and(|(severity, words)| {
                 finding["severity"] == *severity
@@ -82,4 +89,46 @@ async fn doctor_finds_all_that_was_done_wrong_with_a_node() {
         }
     })
     .await;
+}
+
+/// On the node's machine, which is asked about from another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_finds_what_everybody_can_read_of_a_nodes_files() {
+    let settings = Settings { secured: true, ..Settings::default() };
+    let cluster = Cluster::start_with(1, settings).await;
+    let secured = cluster.secured.clone().expect("it is");
+    let path = |name: &str| secured.path(name).display().to_string();
+    let flags = format!(
+        "-o json --ca {} --cert {} --key {}",
+        path("ca.crt"),
+        path("client-tests.crt"),
+        path("client-tests.key")
+    );
+    let told = async || {
+        let found = ask(&cluster.all(), &format!("doctor {flags}")).await.json();
+        let mut findings = found["findings"].as_array().expect("a list").clone();
+        findings.retain(|finding| finding["check"] == "files");
+        findings
+    };
+    assert_eq!(told().await, Vec::<Value>::new());
+    let (key, data) = (secured.path("node-1.key"), cluster.nodes[0].data_dir.clone());
+    let log = data.join("log");
+    for (path, mode) in [(&key, 0o644), (&data, 0o755), (&log, 0o755)] {
+        set_mode(path, mode);
+    }
+    let findings = told().await;
+    let commands = [format!("chmod 700 {}", log.display()), format!("chmod 600 {}", key.display())];
+    assert_eq!(findings.len(), commands.len(), "{findings:#?}");
+    for (finding, command) in findings.iter().zip(commands) {
+        assert_eq!((&finding["node"], &finding["severity"]), (&1.into(), &"warning".into()));
+        let next = finding["next"].as_str().expect("what to do");
+        assert!(next.contains(&command), "{command} in {next}");
+    }
+    let status = ask(&cluster.all(), &format!("cluster status {flags}")).await.json();
+    let open = &status["members"][0]["condition"]["open_files"];
+    assert_eq!(open["tls.key"], key.display().to_string(), "{status:#}");
+    for (path, mode) in [(&key, 0o640), (&log, 0o700)] {
+        set_mode(path, mode);
+    }
+    assert_eq!(told().await, Vec::<Value>::new(), "a group may, and one may enter");
 }

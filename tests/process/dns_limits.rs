@@ -151,6 +151,8 @@ async fn counted(http: &str, name: &str) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_cut_says_so_and_is_counted() {
     const TRUNCATED: &str = "quorate_dns_truncated_total";
+    let queries = |of| format!("quorate_dns_queries_total{{type=\"{of}\",code=\"NOERROR\"}}");
+    let [a, srv] = ["A", "SRV"].map(queries);
     let (dns, http) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
     let head = [(1, format!("dns_listen = {dns:?}\nhttp_listen = {http:?}\n"))].into();
     let cluster = Cluster::start_with(1, Settings { head, ..Settings::default() }).await;
@@ -170,6 +172,7 @@ async fn an_answer_that_is_cut_says_so_and_is_counted() {
     let whole = asked_on(&mut connection(from, &dns).await, NAME, A).await.unwrap();
     assert_eq!((whole.is_cut, whole.answers), (false, 100));
     assert_eq!(counted(&http, TRUNCATED).await, 1, "by TCP it is whole");
+    assert_eq!(counted(&http, &a).await, 2, "by either");
 
     // More than 64 KiB of SRV: 100 instances with 4 endpoints each, at names of 240 letters.
     let label = "x".repeat(59);
@@ -188,6 +191,7 @@ async fn an_answer_that_is_cut_says_so_and_is_counted() {
     let part = asked_on(&mut connection(from, &dns).await, name, SRV).await.unwrap();
     assert!(!part.is_cut && (200..400).contains(&part.answers), "{part:?}");
     assert_eq!(counted(&http, TRUNCATED).await, 2, "what is too large for TCP counts, too");
+    assert_eq!((counted(&http, &a).await, counted(&http, &srv).await), (2, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -193,10 +193,17 @@ async fn exchange(
     Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
 }
 
+/// A row that no test shows would say nothing.
 #[test]
-fn there_are_twelve_states() {
+fn each_of_twelve_states_is_shown() {
     let names: BTreeSet<_> = STATES.iter().map(|state| state.name).collect();
     assert_eq!(names.len(), 12);
+    // However rustfmt breaks the lines.
+    let closed_up = |text: &str| text.split_whitespace().collect::<String>();
+    let source = closed_up(include_str!("states.rs"));
+    let is_shown = |name: &&str| source.contains(&closed_up(&format!(".shows(\"{name}\",")));
+    let not_shown: Vec<_> = names.into_iter().filter(|name| !is_shown(name)).collect();
+    assert!(not_shown.is_empty(), "no test brings a cluster into these: {not_shown:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -402,6 +402,9 @@ async fn the_log_says_who_was_refused_and_what_ends() {
     plain.write_all(PREFACE).await.unwrap();
     let line = logged(&cluster, 0, &["handshake was refused", "does not speak TLS"]).await;
     assert!(!line.contains("left_out=0"), "{line}");
+    // Others dial it, too, and are let in.
+    let refused = files[0].metric(&authority, "quorate_tls_handshakes_refused_total").await;
+    assert_eq!(refused.unwrap(), "31", "each counts, also where the log leaves it out");
 
     // Long enough to be told before it has ended.
     files[1].put_all(&ending_in(2, 10), &authority.pem);

@@ -243,7 +243,11 @@ const ROOMS: [(&str, &[Room]); 7] = [
             ("workload", &["sample", "load", "cluster", "process", "wire", "certs", "item"]),
             ("sample", &["load"]),
             ("load", &["cluster", "process"]),
-            ("cluster", &["disk", "ports", "process", "programs", "wire", "certs", "output"]),
+            (
+                "cluster",
+                &["disk", "ports", "process", "programs", "scrape", "wire", "certs", "output"],
+            ),
+            ("scrape", &[]),
             ("disk", &[]),
             ("ports", &[]),
             ("process", &[]),

@@ -50,6 +50,9 @@ pub(crate) struct RunArgs {
     /// TLS between nodes and to clients, all of whom show certificates
     #[arg(long)]
     pub(crate) tls: bool,
+    /// Each server is scraped (/metrics) every second, as by Prometheus; without TLS
+    #[arg(long, conflicts_with = "tls")]
+    pub(crate) scrape: bool,
     /// Where the clusters keep their data meanwhile; default: target/bench. Not in memory (tmpfs)
     #[arg(long)]
     pub(crate) data_dir: Option<PathBuf>,

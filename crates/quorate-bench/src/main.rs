@@ -7,6 +7,7 @@
 //! | `ceiling` | what gRPC and the disk can do at most |
 //! | `wire`, `wire/*` | the calls, on either peer |
 //! | `cluster`, `certs`, `process`, `disk`, `ports`, `programs`, `machine` | three server processes; what /proc and the disk say |
+//! | `scrape` | what Prometheus does to a server |
 //! | `load`, `item` | calls at once or at a rate; what is registered |
 //! | `sample`, `rows`, `targets` | figures, medians and ratios, what is wanted |
 //! | `table`, `report`, `report/*`, `number`, `output` | for terminals, for browsers |
@@ -29,6 +30,7 @@ mod programs;
 mod report;
 mod rows;
 mod sample;
+mod scrape;
 mod table;
 mod targets;
 mod wire;

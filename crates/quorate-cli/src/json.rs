@@ -115,6 +115,7 @@ pub(crate) fn condition(condition: &Condition) -> Value {
         "busiest_connections": condition.busiest_connections,
         "busiest_calls": condition.busiest_calls,
         "connections_per_address_max": condition.connections_per_address_max,
+        "open_files": condition.open_files,
     })
 }
 

@@ -207,6 +207,8 @@ fn lease_counts() -> Histogram {
 
 // The library adds `_total` to the names of counters.
 meters! {
+    started: Family<CallLabels, Counter> = Family::default(),
+        "grpc_server_started", "Calls of clients that have begun; a stream once. What is not handled is under way, or its caller went away before it was answered";
     handled: Family<HandledLabels, Counter> = Family::default(),
         "grpc_server_handled", "Calls of clients that were answered, by code; a stream once, when it has begun";
     handling: Family<CallLabels, Histogram> = Family::new_with_constructor(seconds),
@@ -366,8 +368,7 @@ impl Meters {
     /// caller, of the node).
     pub(crate) fn new(methods: impl Iterator<Item = (&'static str, (bool, bool))>) -> Self {
         let meters = Self::registered();
-        let of = |(path, streams)| OfMethod::new(&meters.handled, &meters.handling, path, streams);
-        let calls = methods.map(of).collect();
+        let calls = methods.map(|(path, streams)| OfMethod::new(&meters, path, streams)).collect();
         // There from the start: an increase from nothing to 1 is one that Prometheus does not see.
         LANES.into_iter().for_each(|lane| drop(meters.refused(lane)));
         for reason in FAILED_FOR {
@@ -399,7 +400,14 @@ impl Meters {
         self.http_requests.get_or_create(of).inc();
     }
 
-    /// A call has been answered; `method`: its place among those that this was made with.
+    /// A call has come in; `method`: its place among those that this was made with.
+    pub(crate) fn started(&self, method: usize) {
+        if let Some(of) = self.calls.get(method) {
+            of.started.inc();
+        }
+    }
+
+    /// A call has been answered.
     pub(crate) fn handled(&self, method: usize, code: Code, took: Duration) {
         if let Some(of) = self.calls.get(method) {
             of.handling.observe(took.as_secs_f64());
@@ -429,17 +437,13 @@ impl std::fmt::Debug for Meters {
 
 /// The instruments of one method. They are found once: a renewal is too short to look for labels.
 struct OfMethod {
+    started: Counter,
     handling: Histogram,
     handled: [Counter; CODES.len()],
 }
 
 impl OfMethod {
-    fn new(
-        handled: &Family<HandledLabels, Counter>,
-        handling: &Family<CallLabels, Histogram>,
-        path: &'static str,
-        streams: (bool, bool),
-    ) -> Self {
+    fn new(meters: &Meters, path: &'static str, streams: (bool, bool)) -> Self {
         let (grpc_service, grpc_method) = path.split_once('/').unwrap_or(("", path));
         let grpc_type = match streams {
             (false, false) => "unary",
@@ -449,10 +453,14 @@ impl OfMethod {
         };
         let of_code = |grpc_code| {
             let labels = HandledLabels { grpc_type, grpc_service, grpc_method, grpc_code };
-            handled.get_or_create(&labels).clone()
+            meters.handled.get_or_create(&labels).clone()
         };
         let labels = CallLabels { grpc_type, grpc_service, grpc_method };
-        Self { handling: handling.get_or_create(&labels).clone(), handled: CODES.map(of_code) }
+        Self {
+            started: meters.started.get_or_create(&labels).clone(),
+            handling: meters.handling.get_or_create(&labels).clone(),
+            handled: CODES.map(of_code),
+        }
     }
 }
 

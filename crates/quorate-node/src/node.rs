@@ -12,6 +12,7 @@
 //! | `twins` | two processes with one id |
 //! | `succession` | the end of a node from whose cluster another one was made |
 //! | `condition` | this node's place in its cluster, and what else an operator has to know of it |
+//! | `own_files` | which of its files other users of its machine may read or change |
 //! | `requests` | the name of a write, so that it is done once |
 //! | `snapshot` | a snapshot that a call waits for |
 
@@ -21,6 +22,7 @@ pub(crate) mod forwards;
 pub(crate) mod leadership;
 pub(crate) mod membership;
 pub(crate) mod outsiders;
+pub(crate) mod own_files;
 mod propose;
 pub(crate) mod queues;
 mod quorum;

@@ -36,6 +36,7 @@ use crate::meters::Meters;
 use crate::net::tls::{Security, Tls};
 use crate::net::{Environment, Listener};
 use crate::node::condition::Vitals;
+use crate::node::own_files::OwnFiles;
 use crate::node::queues::{Loop, Waiting};
 use crate::node::{Node, Parts};
 use crate::peers::Peers;
@@ -117,7 +118,7 @@ impl Server {
 
     async fn build(config: Config, environment: Environment) -> Result<Bound, StartError> {
         config.validate()?;
-        let id = config.node_id()?;
+        let (id, own_files) = (config.node_id()?, OwnFiles::of(&config));
         let Environment { net, log_io, raft_on, reload, levels } = environment;
         let raft_on = raft_on.unwrap_or_else(tokio::runtime::Handle::current);
         let tunables = config.tunables.clone();
@@ -164,7 +165,7 @@ impl Server {
             meters,
             founders: founders(&config.start),
             takes_part,
-            vitals: Vitals::of(&log, &snapshots, &tls, open, asked(&config.start)),
+            vitals: Vitals::of(&log, &snapshots, &tls, open, asked(&config.start), own_files),
             makes_checks: !config.health_checks.allow.is_empty(),
         });
         let Config { start, health_checks, dns, http_cors_origins: origins, .. } = config;

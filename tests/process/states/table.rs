@@ -149,7 +149,8 @@ pub(super) const STATES: [State; 12] = [
         shows: |metrics| metrics.of("quorate_proposals_failed_total{reason=\"disk_full\"}") > 0.0,
     },
     // All nodes of a test are one binary, and no setting makes one say another version: what stands
-    // between node 2 and the others, and between it and Prometheus, says so.
+    // between node 2 and the others says so. What is scraped of it is the test's own text, with the
+    // version replaced (`Watched::get`): of the metric, this row shows the alert and not the node.
     State {
         name: "mixed versions",
         first: &["DEGRADED: the nodes run different versions: ", "9.0.0"],

@@ -16,9 +16,11 @@ fn a_call_is_counted_by_its_code_under_the_names_of_etcd() {
     meters.handled(0, Code::Ok, Duration::from_millis(2));
     meters.handled(0, Code::NotFound, Duration::from_millis(2));
     meters.handled(1, Code::Unauthenticated, Duration::from_secs(20));
+    meters.started(0);
     let text = meters.text(|_| {});
     let unary = r#"grpc_type="unary",grpc_service="a.v1.S",grpc_method="Get""#;
     for line in [
+        format!("grpc_server_started_total{{{unary}}} 1"),
         format!("grpc_server_handled_total{{{unary},grpc_code=\"OK\"}} 1"),
         format!("grpc_server_handled_total{{{unary},grpc_code=\"NotFound\"}} 1"),
         format!("grpc_server_handled_total{{{unary},grpc_code=\"Internal\"}} 0"),
@@ -30,6 +32,7 @@ fn a_call_is_counted_by_its_code_under_the_names_of_etcd() {
     }
     let other = r#"grpc_type="server_stream",grpc_service="a.v1.S",grpc_method="Follow""#;
     assert!(text.contains(&format!("{other},grpc_code=\"Unauthenticated\"}} 1")), "{text}");
+    assert!(text.contains(&format!("grpc_server_started_total{{{other}}} 0")), "{text}");
 }
 
 /// By the rules of Prometheus: a scraper would take what breaks them for another metric.

@@ -2,6 +2,7 @@
 //! has to know of its disk, its certificate, its callers. Only looks; what is done about it is done
 //! elsewhere.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -13,6 +14,7 @@ use tokio::time::Instant;
 use crate::net::connections::Connections;
 use crate::net::tls::Tls;
 use crate::node::Node;
+use crate::node::own_files::OwnFiles;
 use crate::runtime::blocking;
 use crate::types::{LogStore, TypeConfig};
 
@@ -85,6 +87,8 @@ pub(crate) struct Condition {
     pub(crate) busiest_calls: u64,
     #[prost(uint64, tag = "19")]
     pub(crate) connections_per_address_max: u64,
+    #[prost(btree_map = "string, string", tag = "20")]
+    pub(crate) open_files: BTreeMap<String, String>,
 }
 
 /// What a node looks at to say how it is.
@@ -96,6 +100,7 @@ pub(crate) struct Vitals {
     pub(crate) open_listeners: String,
     /// The nodes that this one asks to take it in; empty: it asks none.
     pub(crate) asks: String,
+    pub(crate) own_files: Arc<OwnFiles>,
     pub(crate) seen: Seen,
 }
 
@@ -128,9 +133,11 @@ impl Vitals {
         tls: &Option<Arc<Tls>>,
         open_listeners: String,
         asks: String,
+        own_files: OwnFiles,
     ) -> Self {
         let (log, snapshots, tls) = (log.clone(), snapshots.clone(), tls.clone());
-        Self { log, snapshots, tls, open_listeners, asks, seen: Seen::default() }
+        let (own_files, seen) = (Arc::new(own_files), Seen::default());
+        Self { log, snapshots, tls, open_listeners, asks, own_files, seen }
     }
 }
 
@@ -242,9 +249,10 @@ impl Node {
 
     pub(crate) async fn condition(&self) -> Condition {
         let vitals = self.vitals();
-        let snapshots = vitals.snapshots.clone();
+        let (snapshots, own_files) = (vitals.snapshots.clone(), vitals.own_files.clone());
         // Waits while a snapshot takes its place.
-        let written = blocking(move || snapshots.written()).await.ok().flatten();
+        let looked = blocking(move || (snapshots.written(), own_files.open())).await;
+        let (written, open_files) = looked.unwrap_or_default();
         let written = written.and_then(|(at, _)| at.duration_since(UNIX_EPOCH).ok());
         let (standing, reason) = self.standing();
         let (now, before) = (self.counts(), self.seen().before(|| self.counts()));
@@ -271,6 +279,7 @@ impl Node {
             busiest_connections: busiest.connections as u64,
             busiest_calls: busiest.calls as u64,
             connections_per_address_max: self.tunables().connections_per_address_max as u64,
+            open_files,
         }
     }
 

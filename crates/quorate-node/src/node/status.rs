@@ -388,6 +388,7 @@ mod tests {
             busiest_connections: 17,
             busiest_calls: 18,
             connections_per_address_max: 19,
+            open_files: [("k".to_owned(), "p".to_owned())].into(),
         };
         let golden: &[&[u8]] = &[
             // The status: its length, then number and kind of each field before its value.
@@ -396,11 +397,12 @@ mod tests {
             &[0x38, 7, 0x40, 8, 0x48, 9, 0x50, 10, 0x5a, 1, b'v', 0x60, 12, 0x68, 13, 0x70, 14],
             &[0x78, 1, 0x82, 1, 1, b'r', 0x88, 1, 1, 0x90, 1, 18, 0x98, 1, 19],
             // The condition.
-            &[0x12, 54],
+            &[0x12, 63],
             &[0x08, 5, 0x12, 1, b'w', 0x18, 3, 0x20, 4, 0x28, 0],
             &[0x30, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1],
             &[0x38, 1, 0x40, 8, 0x4a, 1, b'o', 0x50, 10, 0x58, 11, 0x60, 12, 0x68, 13, 0x70, 14],
             &[0x78, 15, 0x82, 1, 1, b'b', 0x88, 1, 17, 0x90, 1, 18, 0x98, 1, 19],
+            &[0xa2, 1, 6, 0x0a, 1, b'k', 0x12, 1, b'p'],
         ];
         let report = Report { status, condition };
         assert_eq!(report.encode_to_vec(), golden.concat());

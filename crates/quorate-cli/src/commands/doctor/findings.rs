@@ -3,6 +3,9 @@
 use super::checks::CHECKS;
 use super::facts::Facts;
 
+/// Why a check is left out whose caller may not see the whole cluster.
+pub(super) const RIGHTS: &str = "takes the role operator, or to read all namespaces";
+
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Severity {
@@ -116,7 +119,7 @@ pub(in crate::commands) fn diagnose(facts: &Facts) -> Diagnosis {
     for check in &CHECKS {
         let mut found = Found { check: check.name, findings: Vec::new() };
         let made = match facts.view.status.partial && check.needs_rights {
-            true => Err("takes the role operator, or to read all namespaces".to_owned()),
+            true => Err(RIGHTS.to_owned()),
             false => (check.find)(facts, &mut found),
         };
         if let Err(why) = made {

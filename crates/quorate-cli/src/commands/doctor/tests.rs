@@ -311,6 +311,18 @@ fn what_is_seen_from_here() {
     finds(&mode(0, 0o640), "files", Severity::Warning, &["client.key holds a secret", "640"]);
     finds(&mode(1, 0o664), "files", Severity::Warning, &["config.toml can be written", "664"]);
     is_quiet(&mode(0, 0o400));
+    for (setting, words, command) in [
+        ("tls.key", "node 2 can read its private key: tls.key, /x", "`chmod 600 /x`"),
+        ("tls.peer_key", "can read its private key: tls.peer_key, /x", "`chmod 600 /x`"),
+        ("access", "can change what grants rights: access, /x", "`chmod o-w /x`"),
+        ("data_dir", "read or change what is registered: data_dir, /x", "`chmod 700 /x`"),
+    ] {
+        let file = (setting.to_owned(), "/x".to_owned());
+        let open = says(2, |condition| condition.open_files = [file].into());
+        finds(&open, "files", Severity::Warning, &[words]);
+        let next = &diagnose(&open).findings[0].next;
+        assert!(next.contains(command), "{next}");
+    }
 }
 
 #[test]
@@ -322,11 +334,12 @@ fn what_cannot_be_looked_at_is_told() {
     let diagnosis = diagnose(&partial);
     assert!(diagnosis.findings.is_empty(), "{diagnosis:#?}");
     let told = lines(&diagnosis);
-    assert_eq!(told[0], "OK: 2 of 16 checks found nothing");
+    assert_eq!(told[0], "OK: 1 of 16 checks found nothing");
     let text = told.join("\n");
     assert!(text.contains("not looked at (lag): takes the role operator"), "{text}");
     assert!(text.contains("not looked at (endpoints): fetch was refused"), "{text}");
-    assert_eq!(as_json(&diagnosis)["not_looked_at"].as_array().unwrap().len(), 14);
+    assert!(text.contains("not looked at (files): those of the nodes: takes"), "{text}");
+    assert_eq!(as_json(&diagnosis)["not_looked_at"].as_array().unwrap().len(), 15);
 }
 
 #[test]

@@ -83,8 +83,8 @@ macro_rules! methods {
             /// By which its calls are counted: its path, and whether the caller and the node
             /// send streams.
             pub(super) fn measured(self) -> (&'static str, (bool, bool)) {
-                let streams = (self == Self::RenewStream, matches!(self, Self::RenewStream | Self::Watch | Self::Backup));
-                (self.path(), streams)
+                let sends = SEND_STREAMS.contains(&self);
+                (self.path(), (sends, sends || self == Self::Backup))
             }
 
             fn kind(self) -> Kind {
@@ -226,11 +226,13 @@ pub(super) struct Call<T> {
     pub(super) caller: Caller,
 }
 
+/// Methods whose callers may send more than one message.
+const SEND_STREAMS: [Method; 2] = [Method::RenewStream, Method::Watch];
+
 /// Whether the caller of a path may send more than one message.
 pub(super) fn sends_stream(path: &str) -> bool {
-    let streams = [Method::RenewStream, Method::Watch];
     let path = path.strip_prefix('/').unwrap_or(path);
-    streams.iter().any(|method| method.path() == path) || path.starts_with(REFLECTION)
+    SEND_STREAMS.iter().any(|method| method.path() == path) || path.starts_with(REFLECTION)
 }
 
 /// Answers a call.
@@ -249,6 +251,7 @@ where
     F: Future<Output = Result<Response<A>, E>>,
 {
     let since = Instant::now();
+    node.meters().started(method as usize);
     let deadline = deadline(request.metadata(), method.patience(node.tunables()));
     let line = Line::of(request.extensions());
     let is_told = node.audit().is_on();
@@ -449,10 +452,14 @@ mod tests {
         for file in descriptors.file.iter().filter(|file| file.package() == "quorate.v1") {
             for service in &file.service {
                 let path = |method: &str| format!("quorate.v1.{}/{method}", service.name());
-                of_contract.extend(service.method.iter().map(|method| path(method.name())));
+                of_contract.extend(service.method.iter().map(|method| {
+                    let streams = (method.client_streaming(), method.server_streaming());
+                    (path(method.name()), streams)
+                }));
             }
         }
-        let rows: BTreeSet<_> = Method::ALL.iter().map(|m| m.path().to_owned()).collect();
+        let rows = Method::ALL.iter().map(|method| method.measured());
+        let rows: BTreeSet<_> = rows.map(|(path, streams)| (path.to_owned(), streams)).collect();
         assert_eq!(rows, of_contract);
         assert_eq!(rows.len(), Method::ALL.len(), "each has one");
     }

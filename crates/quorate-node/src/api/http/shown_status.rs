@@ -1,5 +1,7 @@
 //! The state of the cluster, as JSON shows it.
 
+use std::collections::BTreeMap;
+
 use quorate_proto::v1::{
     Condition, MemberStatus, NodeState, Predecessor, Standing, StatusResponse,
 };
@@ -87,6 +89,7 @@ struct ShownCondition {
     busiest_connections: u64,
     busiest_calls: u64,
     connections_per_address_max: u64,
+    open_files: BTreeMap<String, String>,
 }
 
 impl From<StatusResponse> for ShownStatus {
@@ -181,6 +184,7 @@ impl From<Condition> for ShownCondition {
             busiest_connections: condition.busiest_connections,
             busiest_calls: condition.busiest_calls,
             connections_per_address_max: condition.connections_per_address_max,
+            open_files: condition.open_files,
         }
     }
 }

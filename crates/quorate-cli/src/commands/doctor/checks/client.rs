@@ -1,7 +1,10 @@
-//! What is seen from here: the endpoints of the namespace, and the files of this client.
+//! What is seen from here: the endpoints of the namespace, and the files of this client. With them
+//! those that nodes say are open on their machines.
 
 use super::super::facts::Facts;
-use super::super::findings::{Found, Severity};
+use super::super::findings::{Found, RIGHTS, Severity};
+use super::answering;
+use crate::commands::cluster::verdict::id;
 
 /// Permissions of a group or of others: to read, to write.
 const READ: u32 = 0o044;
@@ -57,5 +60,35 @@ pub(super) fn files(facts: &Facts, found: &mut Found) -> Result<(), String> {
             );
         }
     }
+    if facts.view.status.partial {
+        return Err(format!("those of the nodes: {RIGHTS}"));
+    }
+    files_of_nodes(facts, found);
     Ok(())
+}
+
+fn files_of_nodes(facts: &Facts, found: &mut Found) {
+    for (member, condition) in answering(facts) {
+        let node = id(member);
+        for (setting, path) in &condition.open_files {
+            let (may, next) = match setting.as_str() {
+                "access" => {
+                    ("change what grants rights", format!("`chmod o-w {path}` on its machine"))
+                }
+                "data_dir" => {
+                    let next = format!("`chmod 700 {path}` on its machine");
+                    ("read or change what is registered", next)
+                }
+                _ => (
+                    "read its private key",
+                    format!(
+                        "`chmod 600 {path}` on its machine, by the user that the node runs as (where it is another's, `chown` it first); make a new key if others have used the machine"
+                    ),
+                ),
+            };
+            let meaning =
+                format!("other users of the machine of node {node} can {may}: {setting}, {path}");
+            found.of(node, Severity::Warning, meaning, next);
+        }
+    }
 }

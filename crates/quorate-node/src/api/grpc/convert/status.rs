@@ -80,6 +80,7 @@ pub(in crate::api::grpc) fn condition_to_wire(condition: &Condition) -> wire::Co
         busiest_connections: condition.busiest_connections,
         busiest_calls: condition.busiest_calls,
         connections_per_address_max: condition.connections_per_address_max,
+        open_files: condition.open_files,
     }
 }
 

@@ -114,6 +114,7 @@ fn tell(
     (principal, subject): (Option<Arc<Principal>>, Subject),
     refusal: &Status,
 ) {
+    node.meters().started(method as usize);
     node.meters().handled(method as usize, refusal.code(), Duration::ZERO);
     let name = name_of(metadata).unwrap_or_else(next_number);
     span(method, metadata, Some(&name), line.address()).in_scope(|| log(method, Some(refusal)));
