@@ -1,7 +1,7 @@
 //! README.md, docs/ and `cluster-examples/` do what they say: every command and snippet of
-//! README.md is run, top to bottom, as its reader would, and so are the quick start and the
-//! runbooks; the examples tell their stories; the deployment files start real nodes. What a README
-//! says that these tests do not recognise fails them.
+//! README.md is run, top to bottom, as its reader would, and so are the quick start, the runbooks
+//! and the pages on security, HTTP and DNS; the examples tell their stories; the deployment files
+//! start real nodes. What a README says that these tests do not recognise fails them.
 //!
 //! What is substituted, so that tests can run beside each other and beside a developer's own
 //! `quorate dev`:
@@ -26,6 +26,8 @@ mod ca_name;
 mod command_line;
 #[path = "readme/deployment.rs"]
 mod deployment;
+#[path = "readme/dns.rs"]
+mod dns;
 #[path = "readme/examples.rs"]
 mod examples;
 #[path = "readme/http.rs"]

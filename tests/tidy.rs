@@ -29,6 +29,8 @@ mod privacy;
 mod reference;
 #[path = "tidy/rooms.rs"]
 mod rooms;
+#[path = "tidy/scripts.rs"]
+mod scripts;
 #[path = "tidy/secrets.rs"]
 mod secrets;
 #[path = "tidy/sizes.rs"]

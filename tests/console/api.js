@@ -49,6 +49,8 @@ export const PAYLOADS = [
   { metadata: { note: `{{constructor.constructor('${SCRIPT}')()}} \${alert(1)} javascript:alert(1)\u0000\u202e` } },
   { metadata: { note: `]]></style></textarea></title><iframe srcdoc="<script>parent.pwned=1</script>">` } },
   { tags: [`<img/src=x/onerror=${SCRIPT.replace(' ', '')}>`] },
+  { endpoints: { [MARKUP]: 'http://127.0.0.1:1' } },
+  { endpoints: { constructor: 'http://127.0.0.1:1', toString: 'http://127.0.0.1:1' } },
   { endpoints: { http: `javascript:${SCRIPT}` } },
   { endpoints: { http: `JaVaScRiPt:${SCRIPT}` } },
   { endpoints: { http: `data:text/html,<script>${SCRIPT}</script>` } },

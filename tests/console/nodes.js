@@ -47,7 +47,8 @@ export class Nodes {
   start(node) {
     const bootstrap = this.all.map(({ id, ip }) => `${id}=${ip}:${PORTS.peers}`).join(',');
     const args = ['serve', '--id', node.id, '--data-dir', this.data(node), '--listen', `${node.ip}:${PORTS.clients}`,
-      '--peer-listen', `${node.ip}:${PORTS.peers}`, '--http-listen', `${node.ip}:${PORTS.http}`, '--bootstrap', bootstrap];
+      '--peer-listen', `${node.ip}:${PORTS.peers}`, '--http-listen', `${node.ip}:${PORTS.http}`, '--bootstrap', bootstrap,
+      '--health-checks-allow', '127.0.0.0/8'];
     if (this.tokens.admin) args.push('--access', join(this.place, 'access.toml'));
     const log = openSync(join(this.place, `node-${node.id}.log`), 'a');
     const child = spawn(this.quorate, args.map(String), { stdio: ['ignore', log, log] });

@@ -14,6 +14,8 @@ export const fault = (what) => {
   faults.push(what);
   console.log(`  FAULT ${what}`);
 };
+/** What could not be judged is said; before a release, it is a fault. */
+export const skipped = (what, why) => (process.env.QUORATE_NO_SKIPS ? fault(`${what}: ${why}`) : console.log(`SKIPPED: ${what}: ${why}`));
 export const is = (truth, what) => (truth ? undefined : fault(what));
 export const text = (page, selector) => page.$eval(selector, (it) => it.textContent);
 

@@ -69,6 +69,37 @@ async function leases({ page, url, api, nodes, front }) {
   page.allowed = [];
 }
 
+const REFUSES = 'http://127.0.0.1:1';
+
+/** What an operator is to look at: an instance whose check fails, and why; a lease that ended while the page watched. */
+export async function attention({ page, url, api, nodes, shot }) {
+  const checks = [{ tcp: {}, endpoint: 'http', interval_ms: 1_000, failures_before_critical: 1 }];
+  const reason = `${REFUSES.replace('http', 'tcp')}: Connection refused`;
+  const health = '.spacer .row:not([hidden]) [data-head=Health]';
+  await api.must(api.put('sick', 'sick-1', { endpoints: { http: REFUSES }, checks }));
+  await go(page, url, 'service/sick');
+  await shows(page, 'critical', health, 20_000);
+  await shows(page, reason, health);
+  await shows(page, '0 usable of 1 instance: 1 up, 1 critical', '.sum');
+  await go(page, url, 'instance/sick/sick-1');
+  await shows(page, `critical ${reason}`, '.about');
+  await go(page, url, 'overview');
+  const needs = () => page.$$eval('.needs li', (all) => all.map((it) => it.textContent));
+  await shows(page, 'no usable instance of 1', '.needs');
+  is((await needs()).includes('sickno usable instance of 1'), `needs attention: ${await needs()}`);
+  await api.must(api.put('short', 'short-1', { ttl_ms: 1_000 }));
+  await shows(page, 'ended in the last 10 minutes', '.needs', 30_000);
+  const ended = (await needs()).filter((it) => it.includes('ended in'));
+  is(/^Leases\d+ leases? ended in the last 10 minutes, the last one of short\/short-1 at \d\d:\d\d:\d\d$/.test(ended), `what ended: ${ended}`);
+  await shot(page, 'attention');
+  await clean(page, 'attention');
+  // A port that takes connections.
+  await api.must(api.put('sick', 'sick-1', { endpoints: { http: nodes.all[0].url }, checks }));
+  await page.waitForFunction(() => !document.querySelector('.needs').textContent.includes('sick'), null, { timeout: 20_000 });
+  await go(page, url, 'service/sick');
+  await shows(page, 'passing', health);
+}
+
 /** A page that is opened later is told what its node still has. */
 export async function past({ browser, url, api, tokens, crowd, shot }) {
   for (const zone of ['eu-1a', 'eu-1b']) await api.must(api.put('past', 'past-1', { zone, metadata: { note: "it's $HOME" } }));

@@ -43,9 +43,9 @@ export const units = () => (async () => {
   for (let at = 0; at < 1000; at += 1) ring.push({ at });
   same([ring.entries.length <= 11, ring.total, ring.newest().length, ring.newest()[0].at], [true, 1000, 10, 999], 'a ring');
 
-  const live = new Live(() => {});
-  const snapshot = (type, id) => live.take({ type, id, comment: '', data: JSON.stringify({ services: [], last: true }) });
-  const notes = ['a-1', 'a-9', 'b-2'].map((id, at) => (snapshot(at ? 'reset' : 'snapshot', id), live.copy.changes.newest()[0]?.what ?? ''));
+  const anew = new Live(() => {});
+  const snapshot = (type, id) => anew.take({ type, id, comment: '', data: JSON.stringify({ services: [], last: true }) });
+  const notes = ['a-1', 'a-9', 'b-2'].map((id, at) => (snapshot(at ? 'reset' : 'snapshot', id), anew.copy.changes.newest()[0]?.what ?? ''));
   same(notes.map((note) => /no longer knew/.test(note) * 1 + /another cluster/.test(note) * 2), [0, 1, 2], 'what is said of all that was read anew');
 
   const copy = new Copy();

@@ -4,7 +4,7 @@
 //   node walk.js --quorate FILE --chromium FILE [--secured] [--shots DIR] [--only STEP,...]
 //
 // Ends with 1 where something is not as it should be: a dialog, a report of the content security policy, an error in the
-// console, a serious fault of accessibility, a slow frame, a view that is not what the registry has.
+// console, a serious fault of accessibility, frames that are not smooth, a view that is not what the registry has.
 
 import { mkdirSync } from 'node:fs';
 import { join, resolve } from 'node:path';
@@ -15,7 +15,7 @@ import { Api, MARKUP, PAYLOADS } from './api.js';
 import { alone, dying, elsewhere, refounded } from './dying.js';
 import { foreign } from './foreign.js';
 import { headers, keyboard, modules, payloads, pictures, scrolling, views } from './looking.js';
-import { figures, past } from './telling.js';
+import { attention, figures, past } from './telling.js';
 import { Nodes } from './nodes.js';
 import { VIEWS, fault, faults, is, login, opened } from './page.js';
 import { proxy } from './proxy.js';
@@ -35,7 +35,7 @@ const LONGEST_MS = 900_000;
 const shots = values.shots && join(values.shots, values.secured ? 'secured' : 'open');
 
 /** In their order: those that kill nodes come last, and of them the one after which nothing is left. */
-const STEPS = { headers, modules, views, figures, past, payloads, keyboard, actions, pausing, rights, foreign, scrolling, pictures, dying, elsewhere, alone, stream, refounded };
+const STEPS = { headers, modules, views, figures, attention, past, payloads, keyboard, actions, pausing, rights, foreign, scrolling, pictures, dying, elsewhere, alone, stream, refounded };
 
 const only = values.only.split(',').filter(Boolean);
 const unknown = only.filter((name) => !Object.hasOwn(STEPS, name));

@@ -18,6 +18,7 @@ const LOST: Duration = Duration::from_millis(500);
 
 pub(crate) const A: u16 = 1;
 const AAAA: u16 = 28;
+const SRV: u16 = 33;
 pub(crate) const NO_ERROR: u8 = 0;
 const FAILED: u8 = 2;
 const NO_NAME: u8 = 3;
@@ -106,15 +107,41 @@ pub(crate) async fn asked_on(
     name: &str,
     kind: u16,
 ) -> std::io::Result<Answered> {
+    exchanged(stream, &query(name, kind)).await.map(|answer| read(&answer))
+}
+
+async fn exchanged(stream: &mut TcpStream, packet: &[u8]) -> std::io::Result<Vec<u8>> {
     let exchange = async {
-        let packet = query(name, kind);
         let length = u16::try_from(packet.len()).unwrap();
-        stream.write_all(&[&length.to_be_bytes(), &packet[..]].concat()).await?;
+        stream.write_all(&[&length.to_be_bytes(), packet].concat()).await?;
         let mut answer = vec![0; stream.read_u16().await?.into()];
         stream.read_exact(&mut answer).await?;
-        Ok(read(&answer))
+        Ok(answer)
     };
     timeout(SOON, exchange).await.expect("an answer or an end in time")
+}
+
+/// What follows a name.
+fn after_name(mut bytes: &[u8]) -> &[u8] {
+    loop {
+        match bytes[0] {
+            0 => return &bytes[1..],
+            0xc0.. => return &bytes[2..],
+            length => bytes = &bytes[1 + usize::from(length)..],
+        }
+    }
+}
+
+/// TTL and data of each record that answers a packet's one question.
+fn records(packet: &[u8]) -> Vec<(u32, &[u8])> {
+    let mut rest = &after_name(&packet[HEAD..])[4..];
+    let mut record = || {
+        let (head, data) = after_name(rest).split_at(10);
+        let (data, after) = data.split_at(u16::from_be_bytes([head[8], head[9]]).into());
+        rest = after;
+        (u32::from_be_bytes(head[4..8].try_into().unwrap()), data)
+    };
+    (0..read(packet).answers).map(|_| record()).collect()
 }
 
 /// Nodes, and where each answers.
@@ -183,6 +210,39 @@ async fn names_of_services_are_answered_by_each_node_that_lives() {
     assert_eq!(has_one, has);
     let other = asked_by_tcp(&dns[2], "pay.default.svc.quorate", AAAA).await;
     assert_eq!((other.code, other.answers), (NO_ERROR, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn domain_zone_and_ttl_are_those_of_the_settings() {
+    let table = "domain = \"reg.example\"\nzone = \"eu\"";
+    let settings = Settings { tunables: "dns_ttl_s = 7".to_owned(), ..Settings::default() };
+    let (cluster, dns) = answering_with(&[table], settings).await;
+    let nodes = cluster.all();
+    for (id, zone, port) in [("a", "us", 8_001), ("b", "eu", 8_002)] {
+        let line = format!(
+            "register web {id} --endpoint http=http://10.1.2.3:{port} --zone {zone} --ttl 1h --once \
+             --nodes {nodes}"
+        );
+        quorate(&line.split(' ').collect::<Vec<_>>()).await.expect(0);
+    }
+    let mut stream = connection("127.0.0.1", &dns[0]).await;
+    let told = eventually("both are told", SOON, async || {
+        let packet = query("web.default.svc.reg.example", SRV);
+        let answer = exchanged(&mut stream, &packet).await.unwrap();
+        if read(&answer).answers == 2 { Ok(answer) } else { Err(format!("{answer:?}")) }
+    })
+    .await;
+    let number = |bytes: &[u8]| u16::from_be_bytes(bytes.try_into().unwrap());
+    let told = records(&told).into_iter();
+    // TTL, priority and port: first whoever is in the node's own zone.
+    let mut told: Vec<_> =
+        told.map(|(ttl, data)| (ttl, number(&data[..2]), number(&data[4..6]))).collect();
+    told.sort_unstable();
+    assert_eq!(told, [(7, 0, 8_002), (7, 1, 8_001)]);
+    let name_server = exchanged(&mut stream, &query("ns.reg.example", A)).await.unwrap();
+    assert_eq!(records(&name_server), [(7, &[127, 0, 0, 1][..])]);
+    let other = asked_on(&mut stream, "web.default.svc.quorate", A).await.unwrap();
+    assert_eq!((other.code, other.answers), (REFUSED, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::no_faults;
-use crate::sources::{Source, manifests, root};
+use crate::sources::{Source, file, manifests, root};
 
 /// Each package with the packages of ours that it may name, in any kind of dependency. Another edge
 /// needs an argument in the commit that adds it here.
@@ -113,4 +113,19 @@ fn the_state_machine_does_no_io() {
     let message = "crates/quorate-state/Cargo.toml:1: these came in; `cargo tree -p quorate-state -e \
                    normal -i NAME` tells by whom";
     assert!(found.is_empty(), "{message}: {found:?}");
+}
+
+/// The fuzzer has a lock of its own, which says what version ours have: with another one, it is not
+/// built (`--locked`).
+#[test]
+fn the_fuzzer_locks_our_own_version() {
+    let (workspace, lock) = (file("Cargo.toml"), file("crates/quorate-dns/fuzz/Cargo.lock"));
+    let version = workspace.text.lines().find(|line| line.starts_with("version = \""));
+    let version = version.expect("the workspace has a version");
+    for name in ["quorate-dns", "quorate-state"] {
+        let locked = lock.text.split_once(&format!("name = \"{name}\"\n"));
+        let (_, locked) = locked.unwrap_or_else(|| panic!("{}: no {name}", lock.path));
+        let what = "run `cargo update --workspace` there";
+        assert_eq!(locked.lines().next(), Some(version), "{}: {name}; {what}", lock.path);
+    }
 }

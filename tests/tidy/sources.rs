@@ -47,10 +47,10 @@ pub(crate) fn file(path: &str) -> Source {
     Source { path: path.to_owned(), text: text.unwrap_or_else(|error| panic!("{path}: {error}")) }
 }
 
-/// All Rust files of ours: the files that git has or would add; all, where there is no git.
-pub(crate) fn rust() -> Vec<Source> {
+/// The files that git has or would add; all, where there is no git.
+pub(crate) fn paths() -> Vec<String> {
     let mut git = Command::new("git");
-    git.args(["ls-files", "--cached", "--others", "--exclude-standard", "--", "*.rs"]);
+    git.args(["ls-files", "--cached", "--others", "--exclude-standard"]);
     let mut paths: Vec<String> = match git.current_dir(root()).output() {
         Ok(listed) if listed.status.success() => {
             String::from_utf8(listed.stdout).unwrap().lines().map(str::to_owned).collect()
@@ -61,8 +61,15 @@ pub(crate) fn rust() -> Vec<Source> {
             all
         }
     };
-    paths.retain(|path| path.ends_with(".rs") && root().join(path).exists());
+    paths.retain(|path| root().join(path).is_file());
     paths.sort();
+    paths
+}
+
+/// All Rust files of ours.
+pub(crate) fn rust() -> Vec<Source> {
+    let mut paths = paths();
+    paths.retain(|path| path.ends_with(".rs"));
     assert!(paths.len() > 50, "the sources are found");
     paths.iter().map(|path| file(path)).collect()
 }
@@ -81,7 +88,8 @@ fn walk(directory: &Path, visit: &mut impl FnMut(&str)) {
     for entry in fs::read_dir(directory).unwrap() {
         let entry = entry.unwrap();
         let name = entry.file_name().into_string().unwrap();
-        if name.starts_with('.') || name == "target" {
+        let is_hidden = name.starts_with('.') && name != ".ci";
+        if is_hidden || ["target", "node_modules"].contains(&name.as_str()) {
             continue;
         }
         if entry.file_type().unwrap().is_dir() {

@@ -76,12 +76,13 @@ pub(super) fn wanted(query: &mut Query) -> Result<Option<Wanted>, Problem> {
         Some(text) => query::duration("wait", text)?,
     };
     let Some(index) = index else { return Ok(None) };
-    let wait = spread(wait.min(WAIT_MAX), random());
-    Ok(Some(Wanted { after: query::position("index", &index)?, wait }))
+    let after = query::position("index", &index)?;
+    Ok(Some(Wanted { after, wait: bounded(wait, random()) }))
 }
 
-/// Up to a [`SPREAD`]th longer, as this number says.
-fn spread(wait: Duration, random: u64) -> Duration {
+/// No longer than [`WAIT_MAX`], and up to a [`SPREAD`]th longer than that, as this number says.
+fn bounded(wait: Duration, random: u64) -> Duration {
+    let wait = wait.min(WAIT_MAX);
     wait + (wait / SPREAD).mul_f64(random as f64 / u64::MAX as f64)
 }
 

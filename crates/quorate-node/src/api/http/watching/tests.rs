@@ -29,8 +29,12 @@ fn a_read_waits_as_long_as_it_says_and_up_to_a_sixteenth_longer() {
         assert!(first >= least && last <= least + least / 16, "{text}: {first:?} to {last:?}");
         assert!(last - first > least / 64, "those that begin together: {first:?} to {last:?}");
     }
-    assert_eq!(spread(16 * MINUTE, 0), 16 * MINUTE);
-    assert_eq!(spread(16 * MINUTE, u64::MAX), 17 * MINUTE);
+    for (asked, least, most) in [
+        (8 * MINUTE, 8 * MINUTE, Duration::from_secs(510)),
+        (60 * MINUTE, 10 * MINUTE, Duration::from_millis(637_500)),
+    ] {
+        assert_eq!([bounded(asked, 0), bounded(asked, u64::MAX)], [least, most], "{asked:?}");
+    }
     for bad in ["index=x", "index=7&wait=x", "index=7&wait=1w", "index=7&index=8"] {
         assert!(wanted(&mut Query::parse(bad).unwrap()).is_err(), "{bad}");
     }
