@@ -1,7 +1,7 @@
 //! What the TLS library does not tell of a certificate and of a revocation list (RFC 5280, sections
 //! 4.2.1.9 and 5.1): whether its holder may stand for a CA, how new a list is, and what of it is
-//! signed. Read by hand: a parser for all of X.509 would bring thirteen crates, some of them to
-//! compile code at build time, to every service that uses this one.
+//! signed. Read by hand: a parser for all of X.509 (x509-parser 0.18) would bring 23 crates
+//! to each service that uses this one.
 
 /// Tags of DER (X.690).
 const BOOLEAN: u8 = 0x01;
