@@ -28,6 +28,8 @@ mod certs;
 mod cli;
 #[path = "process/cluster.rs"]
 mod cluster;
+#[path = "process/cluster_name.rs"]
+mod cluster_name;
 #[path = "process/connections.rs"]
 mod connections;
 #[path = "process/contexts.rs"]

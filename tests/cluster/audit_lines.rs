@@ -19,6 +19,7 @@ use super::founding::{from, peer};
 use super::guarded::{Guarded, ROOT, by, entry};
 use super::harness::eventually;
 use super::metrics::{get, put};
+use super::rights::{self, ROWS};
 use super::stream::{subscribe_to, subscribe_to_prefix};
 
 const WATCH: &str = "quorate.v1.Registry/Watch";
@@ -31,6 +32,49 @@ fn orders(role: &str) -> String {
 async fn line(guarded: &Guarded, method: &str) -> Value {
     let lines = || async { guarded.audit(1, method).pop() };
     eventually(&format!("{method} has a line"), lines).await
+}
+
+/// Methods that change nothing.
+const READS: [&str; 8] = [
+    "Registry/Fetch",
+    "Registry/ListServices",
+    "Registry/ListDependents",
+    "Registry/Watch",
+    "Registry/ListMembers",
+    "Admin/Status",
+    "Admin/ListOverrides",
+    "Admin/InspectService",
+];
+
+/// Whatever comes of it. Renewals change nothing that lasts, and come by the thousand.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_write_that_is_let_in_has_a_line_and_nothing_else_has() {
+    let guarded = Guarded::start_audited(1, "").await;
+    let mut silent = Vec::new();
+    for (row, ..) in ROWS {
+        let name = row.split(' ').next().unwrap();
+        let method = format!("quorate.v1.{name}");
+        let before = guarded.audit(1, &method).len();
+        let _some_ask_for_what_cannot_be = rights::call(&guarded, row, Some(ROOT)).await;
+        if READS.contains(&name) || name.starts_with("Registry/Renew") {
+            silent.push(method);
+            continue;
+        }
+        let told = || async { guarded.audit(1, &method).into_iter().nth(before) };
+        let line = eventually(&format!("{row} has a line"), told).await;
+        let seen = [&line["decision"], &line["principal"], &line["from"]];
+        let expected = [json!("allowed"), json!("token:root"), json!("127.0.0.1")];
+        assert_eq!(seen, expected.each_ref(), "{row}: {line}");
+    }
+    // Lines stand in the order of their calls: after this one, there is none to come.
+    let before = guarded.audit(1, "quorate.v1.Registry/Update").len();
+    rights::call(&guarded, "Registry/Update", Some(ROOT)).await.unwrap();
+    let told = || async { guarded.audit(1, "quorate.v1.Registry/Update").into_iter().nth(before) };
+    eventually("the last line", told).await;
+    assert_eq!(silent.len(), 14, "{silent:?}");
+    for method in silent {
+        assert_eq!(guarded.audit(1, &method), [] as [Value; 0], "{method}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

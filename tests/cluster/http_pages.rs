@@ -26,6 +26,8 @@ const PATHS: [&str; 12] = [
     "/none",
 ];
 
+/// Nacos#1717, Nacos#1918, fabio#588, nomad#7468, consul PR#22596: pages that called, or ran what
+/// callers had registered. (What is registered is put into the console's page in tests/console.)
 /// Such a page can run a text as a script, or show it as a picture, unless the answer says that it
 /// must not: scripts of it would tell whether a node is ready.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

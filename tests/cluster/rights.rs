@@ -76,7 +76,7 @@ pub(crate) fn access() -> String {
 }
 
 /// Calls a method as its row says. What is to be there was made before by somebody who may.
-async fn call(guarded: &Guarded, row: &str, token: Option<&str>) -> Result<(), Status> {
+pub(crate) async fn call(guarded: &Guarded, row: &str, token: Option<&str>) -> Result<(), Status> {
     const READS: [&str; 4] = ["Fetch", "List", "Watch", "Renew"];
     match row.split_once('/').unwrap() {
         ("Admin", _) => administer(guarded, row, token).await,
@@ -258,6 +258,8 @@ pub(crate) async fn wrong_answers(
     somebody: &[&str; 6],
 ) -> Vec<String> {
     let mut wrong = Vec::new();
+    // What no refusal may tell of.
+    lease(guarded, "payments", "hidden").await;
     for (row, columns, taken) in ROWS {
         for token in nobody {
             let answer = call(guarded, row, *token).await;
@@ -288,7 +290,7 @@ pub(crate) async fn wrong_answers(
 const BESIDE_WORDS: [&str; 3] = ["content-type", "date", "quorate-cluster-id"];
 
 /// Of secrets, and of how the program is made. What a caller named itself may be in the words.
-const NEVER_TOLD: [&str; 8] =
+pub(crate) const NEVER_TOLD: [&str; 8] =
     ["qrt_", "eyJ", "sha256:", ".rs:", "src/", "panicked", "backtrace", "hidden"];
 
 /// CVE-2026-44283 (etcd) and its kind: what a refusal tells, in its words or beside them, to those
@@ -437,9 +439,15 @@ async fn one_header_counts_and_it_has_to_be_whole() {
     }
     let long = format!("Bearer {}", "a".repeat(12 * 1024));
     assert_refused(fetch(&[("authorization", &long)]).await, Code::Unauthenticated, &[]);
-    // The transport takes no headers of this size.
+    // The transport takes no headers of this size, also where the token that counts is another.
     let longer = format!("Bearer {}", "a".repeat(64 * 1024));
-    assert!(fetch(&[("authorization", &longer)]).await.is_err());
-    // By a new connection: the transport's own may be ending still.
-    eventually("it goes on", async || fetch(&[("authorization", right)]).await.ok()).await;
+    for headers in [
+        &[("authorization", longer.as_str())][..],
+        &[("authorization", right), ("x-large", &longer)],
+        &[("x-large", &longer), ("authorization", right)],
+    ] {
+        assert!(fetch(headers).await.is_err(), "{}", headers[0].0);
+        // By a new connection: the transport's own may be ending still.
+        eventually("it goes on", async || fetch(&[("authorization", right)]).await.ok()).await;
+    }
 }

@@ -15,7 +15,7 @@ use super::guarded::{Guarded, ROOT};
 use super::harness::SOON;
 use super::http_described::described;
 use super::metrics::{get, put};
-use super::rights::{NOBODY, ROWS, SOMEBODY, access, lease, refusals};
+use super::rights::{NEVER_TOLD, NOBODY, ROWS, SOMEBODY, access, lease, refusals};
 
 const ORDERS: &str = "/api/v1/namespaces/{ns}/services/{service}";
 
@@ -136,7 +136,8 @@ fn each_row_has_a_route_or_a_reason() {
     assert_eq!(found, rows);
 }
 
-/// Sends a request, and reads the head of its answer: a stream has no end. The status and the head.
+/// Sends a request, and reads the head of its answer, in small letters, since a stream has no end;
+/// of a refusal, its body as well. The status and what was read.
 pub(crate) async fn begin(
     to: SocketAddr,
     line: &str,
@@ -162,10 +163,17 @@ async fn begin_with(to: SocketAddr, line: &str, headers: &str, body: &str) -> (u
             let read = stream.read_buf(&mut head).await.unwrap();
             assert!(read > 0, "{line}: it closed");
         }
-        String::from_utf8_lossy(&head).to_lowercase()
+        let end = head.windows(4).position(|end| end == b"\r\n\r\n").unwrap();
+        head[..end].make_ascii_lowercase();
+        let status = String::from_utf8_lossy(&head[..end]).split(' ').nth(1).unwrap().parse();
+        let status: u16 = status.unwrap();
+        if status >= 400 {
+            // With a reset, where it has not read all that was sent.
+            let _closed = stream.read_to_end(&mut head).await;
+        }
+        (status, String::from_utf8_lossy(&head).into_owned())
     };
-    let head = timeout(SOON, exchanged).await.expect("it answers");
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), head)
+    timeout(SOON, exchanged).await.expect("it answers")
 }
 
 /// The path of a line with its query, and its body, where this lease is that of `orders/a`.
@@ -207,6 +215,8 @@ pub(crate) async fn wrong_answers(
     somebody: &[&str; 6],
 ) -> Vec<String> {
     let mut wrong = Vec::new();
+    // What no refusal may tell of.
+    lease(guarded, "payments", "hidden").await;
     for line in &LINES {
         let row = line.3.map(|row| ROWS.iter().find(|(of, ..)| *of == row).expect(row));
         let (columns, taken) =
@@ -218,12 +228,14 @@ pub(crate) async fn wrong_answers(
         };
         for token in nobody {
             let (status, head) = ask(guarded, line, *token).await;
+            wrong.extend(told_too_much(line, *token, status, &head));
             if status != 401 || !head.contains("www-authenticate: bearer") {
                 wrong.push(format!("{line:?} for {token:?}: {head}"));
             }
         }
         for (token, column) in somebody.iter().zip(columns.chars()) {
             let (status, head) = ask(guarded, line, Some(token)).await;
+            wrong.extend(told_too_much(line, Some(token), status, &head));
             let expected = match column {
                 'y' => taken,
                 'u' => 404,
@@ -236,6 +248,12 @@ pub(crate) async fn wrong_answers(
         }
     }
     wrong
+}
+
+/// CVE-2026-44283 (etcd) and its kind: what a refusal tells, in its head or its body.
+fn told_too_much(line: &Line, token: Option<&str>, status: u16, told: &str) -> Option<String> {
+    let never = NEVER_TOLD.iter().find(|word| told.contains(**word)).filter(|_| status >= 400)?;
+    Some(format!("{line:?} for {token:?}: {never:?} in {told}"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -269,6 +287,31 @@ async fn two_credentials_in_one_request_are_none() {
         }
     }
     assert!(taken.is_empty(), "{taken:#?}");
+}
+
+/// CVE-2024-10005 (Consul) and its kind: what a header says up to a byte that ends strings
+/// elsewhere, and headers that are too large, also beside the right one. Such a request is refused
+/// or its connection ends; others go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_header_that_is_cut_or_too_large_gains_nothing() {
+    let guarded = Guarded::start(1, &access()).await;
+    let to = guarded.cluster.http_address(1);
+    let large = format!("{ROOT}\r\nX-Large: {}", "a".repeat(64 * 1024));
+    for (what, token, expected) in [
+        ("a NUL behind the token", format!("{ROOT}\0"), 400),
+        ("a NUL in front of it", format!("\0{ROOT}"), 400),
+        ("a NUL in it", ROOT.replace('_', "_\0"), 400),
+        ("another token behind a NUL", format!("qrt_wrong\0 Bearer {ROOT}"), 400),
+        ("64 KiB beside it", large, 431),
+    ] {
+        for path in ["/api/v1/me", "/metrics"] {
+            let answer = get(to, path, Some(token.as_str())).await;
+            let status = answer.as_ref().map(|answer| answer.status);
+            assert!(status.is_none_or(|status| status == expected), "{what}: {answer:?}");
+            let next = get(to, path, Some(ROOT)).await.map(|answer| answer.status);
+            assert_eq!(next, Some(200), "after {what}");
+        }
+    }
 }
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";

@@ -40,6 +40,7 @@ export class Api {
 }
 
 const SCRIPT = 'self.pwned=1;alert(1)';
+// Nacos#1717, Nacos#1918, fabio#588, nomad#7468, consul PR#22596: what was registered ran in the page that showed it.
 const MARKUP = `"'><img src=x onerror=${SCRIPT}><script>${SCRIPT}</script><svg onload=${SCRIPT}>`;
 
 /** What must stay text, by the field that it stands in. Where the registry itself refuses one, that is as good. */

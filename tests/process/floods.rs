@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use quorate_client::Consistency;
 use quorate_proto::v1::registry_client::RegistryClient;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
-use crate::cluster::{Cluster, Node};
+use crate::cluster::{Cluster, Node, Settings};
+use crate::secured::Secured;
 use crate::unread::{Busy, resident_mib};
 use crate::wait::eventually;
 
@@ -53,11 +54,12 @@ const KEPT_MIB: u64 = 32;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flood {
-    /// CVE-2023-44487: calls that are given up as soon as they are made.
+    /// CVE-2023-44487, RUSTSEC-2023-0034, RUSTSEC-2024-0003 (h2): calls that are given up as soon
+    /// as they are made.
     RapidReset,
     /// Calls with 64 KiB of headers.
     Headers,
-    /// CVE-2024-27316 and its like: a block of headers that never ends.
+    /// CVE-2024-27316, RUSTSEC-2024-0332 (h2): a block of headers that never ends.
     Continuation,
     /// CVE-2019-9515.
     Settings,
@@ -155,30 +157,58 @@ impl Flood {
         out
     }
 
-    /// Sends for ever, on a new connection whenever the node ends one; counts the bytes.
-    async fn run(self, address: String, sent: Arc<AtomicU64>) {
+    /// Whether a connection that does this is ended; all else is bounded without that.
+    fn ends_its_connection(self) -> bool {
+        matches!(self, Self::RapidReset | Self::Headers | Self::Continuation)
+    }
+
+    /// Sends for ever, on a new connection whenever the node ends one.
+    async fn run(self, address: String, secured: Option<Secured>, counts: Arc<Counts>) {
         loop {
-            let Ok(connection) = TcpStream::connect(&address).await else { continue };
-            let (mut from, mut to) = connection.into_split();
-            // Read, or the node would stop reading, which is another fault.
-            let read = async {
-                let mut bytes = vec![0; 64 * KIB];
-                while from.read(&mut bytes).await.is_ok_and(|count| count > 0) {}
-            };
-            let write = async {
-                let mut next = 1;
-                let mut bytes = self.begin();
-                while to.write_all(&bytes).await.is_ok() {
-                    sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                    bytes = self.more(&mut next);
+            match &secured {
+                Some(secured) => {
+                    let Some(stream) = secured.connect(&address, b"h2").await else { continue };
+                    self.send(stream, &counts).await;
                 }
-            };
-            tokio::select! {
-                () = read => {}
-                () = write => {}
+                None => {
+                    let Ok(stream) = TcpStream::connect(&address).await else { continue };
+                    self.send(stream, &counts).await;
+                }
             }
+            counts.ended.fetch_add(1, Ordering::Relaxed);
         }
     }
+
+    /// Sends until the node ends the connection.
+    async fn send(self, stream: impl AsyncRead + AsyncWrite, counts: &Counts) {
+        let (mut from, mut to) = tokio::io::split(stream);
+        // Read, or the node would stop reading, which is another fault.
+        let read = async {
+            let mut bytes = vec![0; 64 * KIB];
+            while from.read(&mut bytes).await.is_ok_and(|count| count > 0) {}
+        };
+        let write = async {
+            let mut next = 1;
+            let mut bytes = self.begin();
+            while to.write_all(&bytes).await.is_ok() {
+                counts.sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                bytes = self.more(&mut next);
+            }
+        };
+        tokio::select! {
+            () = read => {}
+            () = write => {}
+        }
+    }
+}
+
+/// Of one flood.
+#[derive(Default)]
+struct Counts {
+    /// Bytes.
+    sent: AtomicU64,
+    /// Connections that the node ended.
+    ended: AtomicU64,
 }
 
 /// A node of its own, to which nothing is done: what renewals take there is the machine's doing.
@@ -228,11 +258,21 @@ pub(crate) async fn p99_of(registry: &RegistryClient<Channel>, lease: u64) -> Du
     took[took.len() - 1 - took.len() / 100]
 }
 
-/// The yardstick is what renewals take beside threads that are as busy as the flood's own, or,
-/// where something else makes the machine busy meanwhile, at a node of its own at the same time.
+/// In the clear, and by TLS.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn floods_of_frames_hold_up_nobody_and_leave_nothing() {
-    let (mut cluster, other) = (Cluster::start(1).await, Other::start().await);
+    let other = Other::start().await;
+    for secured in [false, true] {
+        flood(secured, &other).await;
+    }
+}
+
+/// The yardstick is what renewals take beside threads that are as busy as the flood's own, or,
+/// where something else makes the machine busy meanwhile, at a node of its own at the same time.
+async fn flood(secured: bool, other: &Other) {
+    let settings = Settings { secured, ..Settings::default() };
+    let mut cluster = Cluster::start_with(1, settings).await;
+    let secured = cluster.secured.clone();
     let pid = cluster.nodes[0].process().pid();
     let node = &cluster.nodes[0];
     let registered = node.register("kept", "a", TTL).await.unwrap();
@@ -246,19 +286,23 @@ async fn floods_of_frames_hold_up_nobody_and_leave_nothing() {
                 let _busy = (0..2).map(|_| Busy::begin()).collect::<Vec<_>>();
                 p99_of_renewals(node, lease).await
             };
-            let sent = Arc::new(AtomicU64::new(0));
+            let counts = Arc::new(Counts::default());
             let mut floods = JoinSet::new();
             for _ in 0..CONNECTIONS {
-                floods.spawn(flood.run(node.clients.clone(), sent.clone()));
+                let (address, secured) = (node.clients.clone(), secured.clone());
+                floods.spawn(flood.run(address, secured, counts.clone()));
             }
             let (beside, elsewhere) = tokio::join!(p99_of_renewals(node, lease), other.p99());
             floods.shutdown().await;
-            let (sent, taken) = (sent.load(Ordering::Relaxed), resident_mib(pid));
+            let [sent, ended] =
+                [&counts.sent, &counts.ended].map(|count| count.load(Ordering::Relaxed));
             eprintln!(
-                "measured: {flood:?}, {} KiB: renewals p99 {alone:?} alone, {beside:?} beside, {elsewhere:?} elsewhere; {taken} MiB, {before} before",
-                sent / 1_024
+                "measured: {flood:?}, {} KiB, {ended} connections ended: renewals p99 {alone:?} alone, {beside:?} beside, {elsewhere:?} elsewhere; {} MiB, {before} before",
+                sent / 1_024,
+                resident_mib(pid)
             );
             assert!(sent > 0, "{flood:?}: nothing was sent");
+            assert!(ended > 0 || !flood.ends_its_connection(), "{flood:?}: no connection ended");
             rounds.push((alone, beside, elsewhere));
             let yardstick = rounds.iter().map(|(alone, ..)| *alone).min().unwrap_or_default();
             if beside <= UNNOTICED.max(yardstick.max(elsewhere) * SLOWER_MAX) {

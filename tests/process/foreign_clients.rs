@@ -24,6 +24,9 @@ const TOOL_WITHIN: Duration = Duration::from_secs(60);
 const INSTALLED_WITHIN: Duration = Duration::from_secs(240);
 /// An empty message of gRPC: not compressed, no bytes.
 const EMPTY: [u8; 5] = [0; 5];
+/// What tools say that waited in vain; the first of these is said for them.
+const WAITED: [&str; 4] = [HANGS, "DEADLINE_EXCEEDED", "timed out", "Timeout"];
+const HANGS: &str = "it hangs";
 /// What an answer has in it.
 const SERVICE: &str = "what-foreigners-find";
 const PATH: &str = "/quorate.v1.Registry/ListServices";
@@ -88,7 +91,7 @@ pub(crate) async fn ran(command: &mut Command) -> Result<Output, String> {
 
 pub(crate) async fn ran_within(limit: Duration, command: &mut Command) -> Result<Output, String> {
     let running = command.stdin(Stdio::null()).kill_on_drop(true).output();
-    let ended = tokio::time::timeout(limit, running).await.map_err(|_| "it hangs")?;
+    let ended = tokio::time::timeout(limit, running).await.map_err(|_| HANGS)?;
     ended.map_err(|error| error.to_string())
 }
 
@@ -134,7 +137,7 @@ async fn openssl(more: &[&str], address: &str, shown: &Shown) -> Result<Vec<u8>,
         drop(stdin);
         heard.map(|_| head)
     };
-    let heard = tokio::time::timeout(TOOL_WITHIN, speaking).await.map_err(|_| "it hangs")?;
+    let heard = tokio::time::timeout(TOOL_WITHIN, speaking).await.map_err(|_| HANGS)?;
     match heard {
         // A SETTINGS frame.
         Ok([0, _, _, 4, _, 0, 0, 0, 0]) => Ok(SERVICE.into()),
@@ -259,7 +262,11 @@ async fn foreign_clients_get_in_with_what_is_right_and_with_nothing_else() {
                 let what = format!("{tool:?} with {}, node {}", shown.what, node.id);
                 match (&answer, shown.is_taken) {
                     (Ok(bytes), true) => assert!(has(bytes), "{what}: {bytes:?}"),
-                    (Err(_), false) => {}
+                    // Who is refused is told so, and not left to wait.
+                    (Err(told), false) => {
+                        let waited = WAITED.iter().find(|words| told.contains(**words));
+                        assert_eq!(waited, None, "{what}: {told}");
+                    }
                     _ => panic!("{what}: {answer:?}"),
                 }
             }

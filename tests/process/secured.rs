@@ -80,8 +80,17 @@ impl Secured {
 
     /// A connection to a node's HTTP listener.
     pub(crate) async fn http(&self, address: &str) -> Option<TlsStream<TcpStream>> {
+        self.connect(address, b"http/1.1").await
+    }
+
+    /// A connection that speaks this protocol.
+    pub(crate) async fn connect(
+        &self,
+        address: &str,
+        protocol: &[u8],
+    ) -> Option<TlsStream<TcpStream>> {
         let mut config = self.config();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![protocol.to_vec()];
         let stream = TcpStream::connect(address).await.ok()?;
         let name = ServerName::try_from("127.0.0.1").expect("an address is a name");
         TlsConnector::from(Arc::new(config)).connect(name, stream).await.ok()

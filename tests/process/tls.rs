@@ -11,6 +11,8 @@ mod half_open;
 mod listeners;
 #[path = "tls_reloaded.rs"]
 mod reloaded;
+#[path = "tls_revoked.rs"]
+mod revoked;
 #[path = "tls_rotation.rs"]
 mod rotation;
 #[path = "tls_separate.rs"]

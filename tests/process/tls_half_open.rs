@@ -3,17 +3,26 @@
 
 use std::time::{Duration, Instant};
 
-use quorate_client::{InstanceBuilder, Registration, RegistrationState};
+use quorate_client::{
+    InstanceBuilder, Registration, RegistrationState, Selection, Watch, WatchEvent,
+};
 use quorate_proto::v1::registry_client::RegistryClient;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
-use super::{Authority, Cluster, SOON, TTL, channel, eventually, is_served, start};
+use super::listeners::doors;
+use super::{
+    Authority, Cluster, Files, SOON, TTL, channel, eventually, is_answered, is_served, start,
+};
+use crate::cluster::Node;
 use crate::floods::{BACK_WITHIN, LONG, ROUNDS, SLOWER_MAX, UNNOTICED, p99_of};
 use crate::raw::registration;
 use crate::unread::resident_mib;
 
 const HALF_OPEN: usize = 2_000;
+/// As many at each other listener of a node: fewer than anybody may have there.
+const AT_OTHERS: usize = 50;
 /// How many handshakes of others are timed.
 const HANDSHAKES: usize = 11;
 /// Others connect within this, or within three times what it takes them alone.
@@ -23,15 +32,41 @@ const KEPT_MIB: u64 = 16;
 /// What others may open and close meanwhile.
 const OTHER_DESCRIPTORS: usize = 16;
 
-/// The head of a ClientHello, of which the rest never comes, at all three nodes.
-async fn begin(cluster: &Cluster) -> Vec<TcpStream> {
+/// The head of a ClientHello, of which the rest never comes, at all listeners of all three nodes.
+async fn begin(cluster: &Cluster, files: &[Files]) -> Vec<TcpStream> {
     let mut half_open = Vec::new();
-    for at in 0..HALF_OPEN {
-        let mut stream = TcpStream::connect(&cluster.nodes[at % 3].clients).await.unwrap();
+    let clients = (0..HALF_OPEN).map(|at| cluster.nodes[at % 3].clients.clone());
+    let others = cluster.nodes.iter().zip(files).flat_map(|(node, files)| {
+        [node.peers(), files.http.clone()].into_iter().cycle().take(2 * AT_OTHERS)
+    });
+    for address in clients.chain(others) {
+        let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]).await.unwrap();
         half_open.push(stream);
     }
     half_open
+}
+
+/// The events of a watch until it is dropped, of which none may be the end of a lease.
+async fn see_none_leave(mut watch: Watch) {
+    let mut events = 0;
+    while let Some(event) = watch.next().await {
+        match event {
+            WatchEvent::Snapshot(view) if events == 0 => assert_eq!(view.len(), 1),
+            WatchEvent::Added(_) | WatchEvent::Modified(_) => {}
+            other => panic!("a lease has expired: {other:?}"),
+        }
+        events += 1;
+    }
+}
+
+/// Who is let in at them gets in beside half-open ones.
+async fn all_listeners_answer(node: &Node, files: &Files, authority: &Authority) {
+    for door in doors(node, files) {
+        let answered =
+            is_answered(&door.address, &authority.pem, Some(&authority.node(2)), door.speaks).await;
+        answered.unwrap_or_else(|why| panic!("the listener for {}: {why}", door.of));
+    }
 }
 
 fn descriptors(pid: i32) -> usize {
@@ -42,9 +77,11 @@ fn descriptors(pid: i32) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn half_open_handshakes_keep_nobody_out_and_leave_nothing() {
     let authority = Authority::new("ours");
-    let (mut cluster, _files, client) = start(&authority, 3_600_000).await;
+    let (mut cluster, files, client) = start(&authority, 3_600_000).await;
     let instance = InstanceBuilder::new("web", "a").endpoint("http", "http://h:1");
     let handle = client.register(Registration::new(instance).ttl(TTL)).await.unwrap();
+    let mut watching = JoinSet::new();
+    watching.spawn(see_none_leave(client.watch(Selection::service("web"))));
     let pid = cluster.nodes[0].process().pid();
     let (address, shown) = (cluster.nodes[0].clients.clone(), authority.client());
     let mut registry = RegistryClient::new(channel(&address, &authority, &shown));
@@ -65,7 +102,7 @@ async fn half_open_handshakes_keep_nobody_out_and_leave_nothing() {
     let passed = loop {
         let alone = tokio::join!(p99_of(&registry, lease), handshake());
         let (mib, open) = *before.get_or_insert_with(|| (resident_mib(pid), descriptors(pid)));
-        let half_open = begin(&cluster).await;
+        let half_open = begin(&cluster, &files).await;
         eventually("they are accepted", SOON, async || match descriptors(pid) {
             now if now >= open + HALF_OPEN / 4 => Ok(()),
             now => Err(format!("{now} descriptors, {open} before")),
@@ -73,6 +110,7 @@ async fn half_open_handshakes_keep_nobody_out_and_leave_nothing() {
         .await;
         let beside = tokio::join!(p99_of(&registry, lease), handshake());
         let with_them = resident_mib(pid);
+        all_listeners_answer(&cluster.nodes[0], &files[0], &authority).await;
         eprintln!(
             "measured: p99 of renewals and a handshake: {alone:?} alone, {beside:?} beside \
              {HALF_OPEN} half-open ones; {with_them} MiB, {mib} before"
@@ -97,6 +135,8 @@ async fn half_open_handshakes_keep_nobody_out_and_leave_nothing() {
     };
     assert!(passed, "p99 of renewals and a handshake, alone and beside: {rounds:?}");
     assert!(matches!(handle.state(), RegistrationState::Registered(_)), "{:?}", handle.state());
+    let ended = watching.try_join_next();
+    assert!(ended.is_none(), "{ended:?}");
     let (mib, _) = before.expect("it was measured");
     eventually("the memory is given back", BACK_WITHIN, async || match resident_mib(pid) {
         now if now <= mib + KEPT_MIB => Ok(()),

@@ -29,13 +29,13 @@ const GET: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const ALERT: u8 = 0x15;
 
 /// A listener, its address, and what it speaks.
-struct Door {
-    of: &'static str,
-    address: String,
-    speaks: (&'static [u8], &'static [u8]),
+pub(super) struct Door {
+    pub(super) of: &'static str,
+    pub(super) address: String,
+    pub(super) speaks: (&'static [u8], &'static [u8]),
 }
 
-fn doors(node: &Node, files: &Files) -> [Door; 3] {
+pub(super) fn doors(node: &Node, files: &Files) -> [Door; 3] {
     let h2: (&[u8], &[u8]) = (b"h2", PREFACE);
     [
         Door { of: "clients", address: node.clients.clone(), speaks: h2 },
@@ -59,7 +59,7 @@ async fn audited(authority: &Authority) -> (Cluster, Vec<Files>) {
 
 /// GHSA-3wh4-j44w-pg92 (etcd): revoked certificates were taken, once there was a second listener.
 /// It is of one kind with all cases of a listener that is stricter than another: here all stand in
-/// one table.
+/// one table. CVE-2022-40716 (Consul, golang/vulndb#1029): two identities in one certificate.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_listener_takes_whom_it_should() {
     let (authority, stranger) = (Authority::new("ours"), Authority::new("ours"));

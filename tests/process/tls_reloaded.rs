@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rcgen::date_time_ymd;
 use rustix::process::Signal;
@@ -157,16 +158,20 @@ impl Mounted {
         line.unwrap_or_default().to_owned()
     }
 
-    /// Callers come in as before, with the rights of before, and see this certificate.
-    async fn serves(&self, what: &str, shown: &Issued) {
+    /// The certificate that a caller sees.
+    async fn shown(&self) -> std::io::Result<Vec<u8>> {
         let mut config = config(&self.authority.pem, Some(&self.authority.client()));
         config.alpn_protocols = vec![b"h2".to_vec()];
-        let stream = TcpStream::connect(&self.node().clients).await.unwrap();
+        let stream = TcpStream::connect(&self.node().clients).await?;
         let name = ServerName::try_from("localhost").unwrap();
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect(what);
-        let seen = stream.get_ref().1.peer_certificates().unwrap()[0].clone();
-        let expected = pem(&shown.cert);
-        assert!(seen.as_ref() == expected, "{what}: another certificate is shown");
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+        Ok(stream.get_ref().1.peer_certificates().unwrap()[0].to_vec())
+    }
+
+    /// Callers come in as before, with the rights of before, and see this certificate.
+    async fn serves(&self, what: &str, shown: &Issued) {
+        let seen = self.shown().await.expect(what);
+        assert!(seen == pem(&shown.cert), "{what}: another certificate is shown");
         let revoked = Some(self.authority.client_with(REVOKED));
         let revoked = is_served(&self.node().clients, &self.authority.pem, revoked.as_ref()).await;
         assert!(revoked.is_err(), "{what}: who is revoked stays so");
@@ -289,6 +294,38 @@ async fn an_overdue_list_stays_in_use(mounted: &mut Mounted, shown: &Issued) {
     let more = mounted.authority.client_with(MORE);
     let served = is_served(&mounted.node().clients, &mounted.authority.pem, Some(&more)).await;
     assert!(served.is_err(), "it is in use");
+}
+
+/// How long three sets of files take, one after the other, until each is in use.
+async fn three_swaps(mounted: &mut Mounted, round: usize) -> Duration {
+    let begun = Instant::now();
+    for at in 1..=3 {
+        let (set, issued) = (format!("..{round}-{at}"), mounted.authority.node(1));
+        mounted.add(&set, &issued);
+        mounted.lead_to(&set);
+        mounted.reload();
+        eventually(&set, SOON, async || match mounted.shown().await {
+            Ok(seen) if seen == pem(&issued.cert) => Ok(()),
+            other => Err(format!("another certificate is shown: {:?}", other.err())),
+        })
+        .await;
+    }
+    begun.elapsed()
+}
+
+/// By itself a node looks so seldom that it would see one of the three at most.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_read_at_once_on_a_signal() {
+    const LOOKS_EVERY: Duration = Duration::from_secs(10);
+    const ROUNDS: usize = 3;
+    let mut mounted = Mounted::start().await;
+    let mut took = Vec::new();
+    // A machine that is busy with other tests may hold a round up.
+    while took.len() < ROUNDS && took.last().is_none_or(|last| *last >= LOOKS_EVERY) {
+        let round = took.len();
+        took.push(three_swaps(&mut mounted, round).await);
+    }
+    assert!(took.last().is_some_and(|last| *last < LOOKS_EVERY), "{took:?}");
 }
 
 /// At the start there is nothing before it that could stay.

@@ -32,7 +32,12 @@ fn a_cluster_is_secured_from_nothing_rotated_and_revoked() {
     bash.env("PATH", path).env("HOME", directory.path());
     let said = Running::start(bash, directory.path(), "walk").succeed();
     let promises = ["spiffe://prod/node/3", "follower", "registered orders/orders-1"];
-    let later = ["node 4 is in, node 3 is out", "certs-new/node-4.crt", "it cannot connect"];
+    let later = [
+        "node 4 is in, node 3 is out",
+        "certs-new/node-4.crt",
+        "it cannot connect",
+        "it is not believed",
+    ];
     for promised in promises.into_iter().chain(later) {
         assert!(said.contains(promised), "the walk said no {promised:?}: {said}");
     }
@@ -41,6 +46,7 @@ fn a_cluster_is_secured_from_nothing_rotated_and_revoked() {
     let words = ["the credential is not known here", "certificate has been revoked"];
     let at = words.map(|words| errors.rfind(words).unwrap_or_else(|| panic!("{words}: {errors}")));
     assert!(at[0] < at[1], "{errors}");
+    assert!(errors.contains("the node's certificate has been revoked"), "{errors}");
     let logs = [1, 2].map(|id| file_text(&directory.path().join(format!("node-{id}.log"))));
     for (id, used) in [(1, 6), (2, 5)] {
         let found = logs[id - 1].matches("new certificates are in use").count();

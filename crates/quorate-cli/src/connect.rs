@@ -41,11 +41,15 @@ pub(crate) fn client_of(
     Ok(builder.build()?)
 }
 
-/// The CAs to trust, and this client's certificate or token.
+/// The CAs to trust, what they have revoked, and this client's certificate or token.
 fn with_credentials(builder: ClientBuilder, args: &ClientArgs) -> Result<ClientBuilder, Failure> {
     let builder = match &args.ca {
         Some(ca) => {
             let tls = Tls::new().ca_file(ca);
+            let tls = match &args.crl {
+                Some(lists) => tls.crl_file(lists),
+                None => tls,
+            };
             builder.tls(match args.cert.as_ref().zip(args.key.as_ref()) {
                 Some((cert, key)) => tls.identity_files(cert, key),
                 None => tls,

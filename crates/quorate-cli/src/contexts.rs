@@ -32,6 +32,7 @@ struct Context {
     nodes: Option<Nodes>,
     namespace: Option<String>,
     ca: Option<PathBuf>,
+    crl: Option<PathBuf>,
     cert: Option<PathBuf>,
     key: Option<PathBuf>,
     token_file: Option<PathBuf>,
@@ -97,7 +98,8 @@ fn settle_from(
     variable: impl Fn(&str) -> Option<OsString>,
     read: impl Fn(&Path) -> Result<Option<String>, String>,
 ) -> Result<(), String> {
-    for path in [&mut args.ca, &mut args.cert, &mut args.key, &mut args.token_file] {
+    let ClientArgs { ca, crl, cert, key, token_file, .. } = args;
+    for path in [ca, crl, cert, key, token_file] {
         path.take_if(|path| path.as_os_str().is_empty());
     }
     args.namespace.take_if(|namespace| namespace.is_empty());
@@ -130,6 +132,10 @@ fn settle_from(
         }
         (None, Some(_), _) => {
             Err("a certificate, and no CA to trust: --ca, or QUORATE_CA, or ca in the context"
+                .to_owned())
+        }
+        (None, ..) if args.crl.is_some() => {
+            Err("a revocation list, and no CA to trust: --ca, or QUORATE_CA, or ca in the context"
                 .to_owned())
         }
         _ => Ok(()),
@@ -181,6 +187,7 @@ fn make_way(args: &mut ClientArgs, context: &Context, of_variables: &OfVariables
     args.ignores_token = true;
     args.token_file.take_if(|_| has("token_file"));
     args.ca.take_if(|_| has("ca"));
+    args.crl.take_if(|_| has("crl"));
     // They belong together: the one of a variable goes with the other of a flag.
     let is_flag = |file: &Option<PathBuf>, id| file.is_some() && !has(id);
     if !is_flag(&args.cert, "cert") && !is_flag(&args.key, "key") {
@@ -211,7 +218,11 @@ fn fill(
     args.namespace = args.namespace.take().or(context.namespace);
     // Relative to where they are written; an absolute path stays.
     let beside = |path: Option<PathBuf>| path.map(|path| dir.join(path));
-    args.ca = args.ca.take().or(beside(context.ca));
+    // The lists of a CA that is none here would be refused.
+    if args.ca.is_none() {
+        args.ca = beside(context.ca);
+        args.crl = args.crl.take().or(beside(context.crl));
+    }
     if is_elsewhere {
         return Ok(());
     }
@@ -239,6 +250,7 @@ mod tests {
         nodes = ["10.0.0.1:7001", "10.0.0.2:7001"]
         namespace = "shop"
         ca = "prod/ca.crt"
+        crl = "prod/ca.crl"
         cert = "/etc/me.crt"
         key = "/etc/me.key"
         token_file = "prod/token"
@@ -287,8 +299,8 @@ mod tests {
     #[test]
     fn a_context_that_a_flag_names_wins_over_variables() {
         let path = |text: &str| Some(PathBuf::from(text));
-        let all = ["nodes", "namespace", "ca", "cert", "key", "token_file"];
-        let told = "--nodes a:1 --ca c --cert d --key e --token-file f --namespace n";
+        let all = ["nodes", "namespace", "ca", "crl", "cert", "key", "token_file"];
+        let told = "--nodes a:1 --ca c --crl l --cert d --key e --token-file f --namespace n";
         let token = [("QUORATE_TOKEN", "t")];
         let with = |context: &str, of_variables: &[&str]| {
             settled_with(&format!("{told} {context}"), of_variables, Some(FILE), &token).unwrap()
@@ -296,6 +308,7 @@ mod tests {
         let prod = with("--context prod", &all);
         assert_eq!((prod.nodes().len(), prod.namespace()), (2, "shop"));
         assert_eq!(prod.ca, path("/home/me/.config/quorate/prod/ca.crt"));
+        assert_eq!(prod.crl, path("/home/me/.config/quorate/prod/ca.crl"));
         assert_eq!((prod.cert, prod.key), (path("/etc/me.crt"), path("/etc/me.key")));
         assert_eq!(prod.token_file, path("/home/me/.config/quorate/prod/token"));
         assert!(prod.ignores_token);
@@ -303,7 +316,7 @@ mod tests {
         // Flags win over it, one by one.
         let mine = with("--context prod", &["namespace", "key"]);
         assert_eq!((mine.nodes(), mine.namespace()), (vec!["a:1".to_owned()], "shop"));
-        assert_eq!((mine.ca, mine.token_file), (path("c"), path("f")));
+        assert_eq!((mine.ca, mine.crl, mine.token_file), (path("c"), path("l"), path("f")));
         assert_eq!((mine.cert, mine.key), (path("d"), path("e")), "they belong together");
 
         // One that a variable names, too, or the file's default, is below all of them.
@@ -318,7 +331,8 @@ mod tests {
         // What it does not say of the cluster, variables say; not whom to trust, and as whom.
         let dev = with("--context dev", &all);
         assert_eq!((dev.nodes().len(), dev.namespace()), (2, "n"));
-        assert_eq!((dev.ca, dev.cert, dev.key, dev.token_file), (None, None, None, None));
+        assert_eq!((dev.ca, dev.crl, dev.cert, dev.key), (None, None, None, None));
+        assert_eq!(dev.token_file, None);
         assert!(dev.ignores_token);
         let mine = with("--context dev", &["nodes", "namespace"]);
         assert_eq!((mine.ca, mine.cert, mine.token_file), (path("c"), path("d"), path("f")));
@@ -334,6 +348,7 @@ mod tests {
         assert_eq!(prod.nodes(), ["10.0.0.1:7001", "10.0.0.2:7001"]);
         assert_eq!(prod.namespace(), "shop");
         assert_eq!(prod.ca, path("/home/me/.config/quorate/prod/ca.crt"));
+        assert_eq!(prod.crl, path("/home/me/.config/quorate/prod/ca.crl"));
         assert_eq!((&prod.cert, &prod.key), (&path("/etc/me.crt"), &path("/etc/me.key")));
         assert_eq!(prod.token_file, path("/home/me/.config/quorate/prod/token"));
 
@@ -342,6 +357,10 @@ mod tests {
         assert_eq!((mine.nodes(), mine.namespace()), (vec!["a:1".to_owned()], "n"));
         assert_eq!((mine.ca, mine.cert, mine.key), (path("c"), path("d"), path("e")));
         assert_eq!(mine.token_file, path("f"));
+        assert_eq!(mine.crl, None, "the context's are of another CA");
+        let list = settled("--crl l", Some(FILE), &[]).unwrap();
+        assert_eq!(list.crl, path("l"));
+        assert_eq!(list.ca, path("/home/me/.config/quorate/prod/ca.crt"));
 
         let xdg = [("XDG_CONFIG_HOME", "/xdg"), ("QUORATE_TOKEN", "t")];
         let with_token = settled("--ca ''", Some(FILE), &xdg).unwrap();
@@ -399,6 +418,7 @@ mod tests {
         }
         for (line, words) in [
             ("--cert a --key b", "no CA to trust: --ca"),
+            ("--crl l", "a revocation list, and no CA to trust: --ca"),
             ("--ca c --cert a", "without its key: --key"),
             ("--ca c --key b", "without its certificate: --cert"),
         ] {

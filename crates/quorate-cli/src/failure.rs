@@ -110,8 +110,7 @@ impl From<Error> for Failure {
     }
 }
 
-const TLS_FILES: &str =
-    "look at --ca, --cert and --key, or QUORATE_CA, QUORATE_CERT and QUORATE_KEY, or the context";
+const TLS_FILES: &str = "look at --ca, --crl, --cert and --key, or QUORATE_CA, QUORATE_CRL, QUORATE_CERT and QUORATE_KEY, or the context";
 const TOKEN_FILES: &str =
     "look at --token-file or QUORATE_TOKEN_FILE, QUORATE_TOKEN, or the context";
 const NONE_ANSWERS: &str = "check that the nodes run and that --nodes or QUORATE_NODES names them, by their addresses for clients (`quorate serve --listen`)";

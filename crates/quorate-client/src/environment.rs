@@ -7,6 +7,7 @@ use crate::nodes::dial::check;
 const NODES: &str = "QUORATE_NODES";
 const NAMESPACE: &str = "QUORATE_NAMESPACE";
 const CA: &str = "QUORATE_CA";
+const LISTS: &str = "QUORATE_CRL";
 const CERTIFICATE: &str = "QUORATE_CERT";
 const KEY: &str = "QUORATE_KEY";
 const TOKEN: &str = "QUORATE_TOKEN";
@@ -28,9 +29,10 @@ impl ClientBuilder {
     /// (`10.0.0.1:7001,10.0.0.2:7001`; a port alone has the host before it:
     /// `127.0.0.1:7001,7002,7003`), and `QUORATE_NAMESPACE`, "default" unless set.
     ///
-    /// For nodes with TLS: `QUORATE_CA`, the file with the CAs to trust, and `QUORATE_CERT` and
-    /// `QUORATE_KEY`, this client's certificate and key. For nodes that want a token:
-    /// `QUORATE_TOKEN_FILE`, or `QUORATE_TOKEN` with the token itself.
+    /// For nodes with TLS: `QUORATE_CA`, the file with the CAs to trust, `QUORATE_CRL`, the one
+    /// with their lists of revoked certificates, and `QUORATE_CERT` and `QUORATE_KEY`, this
+    /// client's certificate and key. For nodes that want a token: `QUORATE_TOKEN_FILE`, or
+    /// `QUORATE_TOKEN` with the token itself.
     ///
     /// ```no_run
     /// # fn example() -> Result<(), quorate_client::Error> {
@@ -41,9 +43,9 @@ impl ClientBuilder {
     ///
     /// # Errors
     /// [`Error::InvalidVariable`]: `QUORATE_NODES` is not set, or names what is no address, or a
-    /// certificate is named without its key or without a CA. For nodes there is no default: a
-    /// service that looks for a registry on its own machine by mistake would find none, or another
-    /// one.
+    /// certificate is named without its key or without a CA, or a list without a CA. For nodes
+    /// there is no default: a service that looks for a registry on its own machine by mistake would
+    /// find none, or another one.
     pub fn from_env() -> Result<Self, Error> {
         Self::from_variables(|name| {
             std::env::var_os(name).map(|text| text.to_string_lossy().into())
@@ -78,13 +80,17 @@ impl ClientBuilder {
             Err(Error::InvalidVariable { variable, fault: fault.to_owned() })
         };
         match (set(CA), set(CERTIFICATE), set(KEY)) {
-            (None, None, None) => Ok(builder),
+            (None, None, None) if set(LISTS).is_none() => Ok(builder),
             (None, _, _) => invalid(CA, "it is not set, and without it no node can be trusted"),
             (_, Some(_), None) => invalid(KEY, "it is not set, and QUORATE_CERT is"),
             (_, None, Some(_)) => invalid(CERTIFICATE, "it is not set, and QUORATE_KEY is"),
             #[cfg(feature = "tls")]
             (Some(ca), certificate, key) => {
                 let tls = crate::nodes::tls::Tls::new().ca_file(ca);
+                let tls = match set(LISTS) {
+                    Some(lists) => tls.crl_file(lists),
+                    None => tls,
+                };
                 Ok(builder.tls(match certificate.zip(key) {
                     Some((certificate, key)) => tls.identity_files(certificate, key),
                     None => tls,
@@ -142,6 +148,7 @@ mod tests {
                 &[(CA, "ca"), (CERTIFICATE, "c"), (KEY, "k")],
                 plain().tls(tls().identity_files("c", "k")),
             ),
+            (&[(CA, "ca"), (LISTS, "l")], plain().tls(tls().crl_file("l"))),
             (&[(TOKEN_FILE, "f"), (TOKEN, "t")], plain().token_file("f")),
             (&[(TOKEN_FILE, ""), (TOKEN, "t")], plain().token("t")),
         ] {
@@ -149,6 +156,7 @@ mod tests {
         }
         for (set, words) in [
             (&[(CERTIFICATE, "c"), (KEY, "k")] as &[_], "QUORATE_CA: it is not set"),
+            (&[(LISTS, "l")], "QUORATE_CA: it is not set"),
             (&[(CA, "ca"), (CERTIFICATE, "c")], "QUORATE_KEY: it is not set"),
             (&[(CA, "ca"), (KEY, "k")], "QUORATE_CERT: it is not set"),
         ] {

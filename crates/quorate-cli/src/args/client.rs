@@ -36,6 +36,9 @@ pub(crate) struct ClientArgs {
     /// Use TLS, and trust the CAs in this PEM file
     #[arg(long, env = "QUORATE_CA", value_name = "FILE", value_parser = parse::path())]
     pub(crate) ca: Option<PathBuf>,
+    /// With a CA: refuse the node certificates on the lists in this PEM file
+    #[arg(long, env = "QUORATE_CRL", value_name = "FILE", value_parser = parse::path())]
+    pub(crate) crl: Option<PathBuf>,
     /// With a CA: this client's certificate in a PEM file ...
     #[arg(long, env = "QUORATE_CERT", value_name = "FILE", value_parser = parse::path())]
     pub(crate) cert: Option<PathBuf>,

@@ -58,7 +58,7 @@ pub(crate) enum CertsCommand {
     },
     /// Write the CA's list of revoked certificates (ca.crl), with these and all earlier ones
     #[command(
-        after_help = "Nodes take such certificates no more when they have the new list: serve --tls-crl.\n\n\
+        after_help = "Nodes (serve --tls-crl) and clients (--crl) take such certificates no more when they have the list.\n\n\
         Example:\n  quorate certs revoke certs/client-orders.crt"
     )]
     Revoke {

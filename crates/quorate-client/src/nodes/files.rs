@@ -79,11 +79,17 @@ impl fmt::Debug for Source {
     }
 }
 
-/// Parses the contents of all sources; the error is in words.
-type Make<T> = Box<dyn Fn(&[Vec<u8>]) -> Result<T, String> + Send + Sync>;
+/// Parses the contents of all sources, given the value of before; the error is in words.
+type Make<T> = Box<dyn Fn(&[Vec<u8>], Option<&T>) -> Result<T, String> + Send + Sync>;
 
-/// A value parsed from some sources.
+/// A value parsed from some sources. A clone is the same one.
 pub(crate) struct Kept<T>(Arc<Shared<T>>);
+
+impl<T> Clone for Kept<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
 
 struct Shared<T> {
     /// What it is, for logs.
@@ -108,10 +114,10 @@ impl<T: Send + Sync + 'static> Kept<T> {
     pub(crate) fn new(
         what: &'static str,
         sources: Vec<Source>,
-        make: impl Fn(&[Vec<u8>]) -> Result<T, String> + Send + Sync + 'static,
+        make: impl Fn(&[Vec<u8>], Option<&T>) -> Result<T, String> + Send + Sync + 'static,
     ) -> Result<Self, String> {
         let contents = read_all(&sources)?;
-        let now = make(&contents)?;
+        let now = make(&contents, None)?;
         let hasher = RandomState::new();
         let seen = hasher.hash_one(Ok::<_, String>(contents));
         Ok(Self(Arc::new(Shared {
@@ -182,7 +188,8 @@ impl<T> Shared<T> {
         if self.seen.swap(found, Ordering::AcqRel) == found {
             return;
         }
-        match read.and_then(|contents| (self.make)(&contents)) {
+        let before = self.now.load();
+        match read.and_then(|contents| (self.make)(&contents, Some(&**before))) {
             Ok(new) => {
                 self.now.store(Arc::new(new));
                 self.changes.fetch_add(1, Ordering::AcqRel);
@@ -212,7 +219,7 @@ mod tests {
     use super::*;
 
     fn number(path: &Path) -> Result<Kept<u32>, String> {
-        Kept::new("a number", vec![Source::file(path)], |contents| {
+        Kept::new("a number", vec![Source::file(path)], |contents, _| {
             let text = String::from_utf8_lossy(&contents[0]).trim().to_owned();
             text.parse().map_err(|_| "it is no number".to_owned())
         })
@@ -301,7 +308,7 @@ mod tests {
 
     #[test]
     fn no_content_is_shown() {
-        let kept = Kept::new("a secret", vec![Source::given("hunter2")], |contents| {
+        let kept = Kept::new("a secret", vec![Source::given("hunter2")], |contents, _| {
             Ok(String::from_utf8_lossy(&contents[0]).into_owned())
         });
         let shown = format!("{:?} {:?}", kept, Source::given("hunter2"));

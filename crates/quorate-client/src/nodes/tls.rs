@@ -1,8 +1,11 @@
-//! Encrypted connections to the nodes: the CAs to trust, the client's certificate, and the
-//! handshake. What was given as files is read again at each dial, so a connection is made with the
-//! newest of them; living ones stay as they are, until the node or the network ends them.
+//! Encrypted connections to the nodes: the CAs to trust, what they have revoked, the client's
+//! certificate, and the handshake. What was given as files is read again at each dial, so a
+//! connection is made with the newest of them; living ones stay as they are, until the node or the
+//! network ends them, or the node's certificate is revoked.
 
-mod authority;
+mod der;
+mod lists;
+mod watched;
 
 use std::future::poll_fn;
 use std::io;
@@ -15,7 +18,7 @@ use std::time::Duration;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::GaiResolver;
 use hyper_util::rt::TokioIo;
-use rustls::client::ClientConfig;
+use rustls::client::{ClientConfig, WebPkiServerVerifier};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -30,7 +33,9 @@ use tower::ServiceExt as _;
 
 use crate::nodes::dial::CONNECT_WITHIN;
 use crate::nodes::files::{Kept, Source};
-use crate::nodes::tls::authority::is_authority;
+use crate::nodes::tls::der::is_authority;
+use crate::nodes::tls::lists::Ages;
+use crate::nodes::tls::watched::Watched;
 
 /// What nodes speak (gRPC is HTTP/2).
 const ALPN: &[u8] = b"h2";
@@ -55,6 +60,7 @@ const FIRST_WORD_WITHIN: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone, Default)]
 pub struct Tls {
     cas: Vec<Source>,
+    lists: Vec<Source>,
     identity: Option<(Source, Source)>,
     server_name: Option<String>,
 }
@@ -79,6 +85,25 @@ impl Tls {
     #[must_use]
     pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.cas.push(Source::given(pem));
+        self
+    }
+
+    /// Refuses the certificates on the lists in this PEM file, too: at most one list of each CA,
+    /// signed by it. A CA without one has revoked nothing. A list whose next one is overdue stays
+    /// in use; one that is older than the one before is refused.
+    ///
+    /// A new list ends the connections to those whose certificates it has, also where calls and
+    /// watches are under way: they go on with other nodes.
+    #[must_use]
+    pub fn crl_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.lists.push(Source::file(path));
+        self
+    }
+
+    /// As [`Tls::crl_file`], with the file's content.
+    #[must_use]
+    pub fn crl_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.lists.push(Source::given(pem));
         self
     }
 
@@ -120,11 +145,18 @@ impl Tls {
         if self.cas.is_empty() {
             return Err("no CA was given, so no node could be trusted".to_owned());
         }
-        let cas = self.cas.len();
+        let (cas, lists) = (self.cas.len(), self.lists.len());
         let mut sources = self.cas;
+        sources.extend(self.lists);
         sources.extend(self.identity.into_iter().flat_map(|(certificate, key)| [certificate, key]));
         let named = sources.clone();
-        let make = move |contents: &[Vec<u8>]| config(&named, contents, cas).map(Arc::new);
+        let make = move |contents: &[Vec<u8>], before: Option<&Loaded>| {
+            let given = named.iter().zip(contents.iter().map(Vec::as_slice));
+            let given: Vec<Given<'_>> = given.collect();
+            let (cas, rest) = given.split_at(cas);
+            let (crls, own) = rest.split_at(lists);
+            load(cas, crls, own, before.map(|before| &before.ages))
+        };
         let kept = Kept::new("the client's certificates", sources, make)?;
         let tcp = tcp(GaiResolver::new(), CONNECT_WITHIN);
         Ok(Encryption { kept, server_name, tcp })
@@ -136,10 +168,64 @@ fn parse_name(name: &str) -> Result<ServerName<'static>, String> {
         .map_err(|_| format!("\"{name}\" is no DNS name and no IP address"))
 }
 
-/// Of `sources`, the first `cas` are CA bundles; a certificate and its key follow, or nothing.
-fn config(sources: &[Source], contents: &[Vec<u8>], cas: usize) -> Result<ClientConfig, String> {
+/// A source, and its content of now.
+type Given<'a> = (&'a Source, &'a [u8]);
+
+/// What nodes are dialled with.
+#[derive(Debug)]
+struct Loaded {
+    config: Arc<ClientConfig>,
+    verifier: Arc<WebPkiServerVerifier>,
+    /// Of the revocation lists.
+    ages: Ages,
+}
+
+/// `own`: a certificate and its key, or nothing; `before`: of the lists that are in use.
+fn load(
+    cas: &[Given<'_>],
+    crls: &[Given<'_>],
+    own: &[Given<'_>],
+    before: Option<&Ages>,
+) -> Result<Loaded, String> {
+    // Whatever provider the program has installed, or none: this is the one that is tested.
+    let provider = Arc::new(ring::default_provider());
+    let roots = roots(cas)?;
+    let own = match own {
+        [certificate, key] => Some((*certificate, *key, identity(*certificate, *key)?)),
+        _ => None,
+    };
+    let between = own.iter().flat_map(|(_, _, (chain, _))| chain.iter().skip(1));
+    let trusted = lists::authorities(&roots, between);
+    let lists = revoked(crls)?;
+    let ages = lists::check(&lists, &trusted, before, &provider)?;
+    // As nodes do it: whose CA has no list is not revoked, and an old list is better than none.
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .with_crls(lists.into_iter().map(|(_, _, list)| list))
+        .allow_unknown_revocation_status()
+        .build()
+        .map_err(|error| error.to_string())?;
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_webpki_verifier(verifier.clone());
+    let mut config = match own {
+        Some(((certificate, _), (key, _), (chain, private))) => {
+            config.with_client_auth_cert(chain, private).map_err(|error| match error {
+                rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                    format!("{key}: it is not the key of {certificate}")
+                }
+                error => format!("{certificate}, {key}: {error}"),
+            })?
+        }
+        None => config.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(Loaded { config: Arc::new(config), verifier, ages })
+}
+
+fn roots(cas: &[Given<'_>]) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
-    for (source, pem) in sources.iter().zip(contents).take(cas) {
+    for (source, pem) in cas {
         let named = |fault: String| format!("{source}: {fault}");
         for (number, certificate) in (1..).zip(certificates(pem).map_err(named)?) {
             let of_authority = is_authority(&certificate);
@@ -153,45 +239,48 @@ fn config(sources: &[Source], contents: &[Vec<u8>], cas: usize) -> Result<Client
             }
         }
     }
-    // Whatever provider the program has installed, or none: this is the one that is tested.
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots);
-    let mut config = match (&sources[cas..], &contents[cas..]) {
-        ([certificate, key], [certificate_pem, key_pem]) => {
-            let chain =
-                certificates(certificate_pem).map_err(|fault| format!("{certificate}: {fault}"))?;
-            let private = PrivateKeyDer::from_pem_slice(key_pem).map_err(|_| {
-                format!("{key}: there is no private key in it that is whole and not encrypted")
-            })?;
-            config.with_client_auth_cert(chain, private).map_err(|error| match error {
-                rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                    format!("{key}: it is not the key of {certificate}")
-                }
-                error => format!("{certificate}, {key}: {error}"),
-            })?
-        }
-        _ => config.with_no_client_auth(),
-    };
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    Ok(config)
+    Ok(roots)
 }
 
-/// All certificates of a PEM text, which has at least one. The reader passes over what it does not
-/// know; a certificate with a broken frame is not to be lost that way.
+fn revoked<'a>(sources: &[Given<'a>]) -> Result<Vec<lists::Named<'a>>, String> {
+    let mut lists = Vec::new();
+    for (source, pem) in sources {
+        let read = parts(pem, "X509 CRL--", "revocation list");
+        let read = read.map_err(|fault| format!("{source}: {fault}"))?;
+        lists.extend((1..).zip(read).map(|(number, list)| (*source, number, list)));
+    }
+    Ok(lists)
+}
+
+type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn identity((certificate, pem): Given<'_>, (key, key_pem): Given<'_>) -> Result<Identity, String> {
+    let chain = certificates(pem).map_err(|fault| format!("{certificate}: {fault}"))?;
+    let private = PrivateKeyDer::from_pem_slice(key_pem).map_err(|_| {
+        format!("{key}: there is no private key in it that is whole and not encrypted")
+    })?;
+    Ok((chain, private))
+}
+
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    parts(pem, "CERTIFICATE--", "certificate")
+}
+
+/// All parts of a kind in a PEM text, which has at least one; `frame`: what both lines have that
+/// one stands between. The reader passes over what it does not know; one with a broken frame is not
+/// to be lost that way.
+fn parts<T: PemObject>(pem: &[u8], frame: &str, what: &str) -> Result<Vec<T>, String> {
+    let read: Result<Vec<T>, _> = T::pem_slice_iter(pem).collect();
     let read = read.map_err(|error| format!("it is no whole PEM file: {error}"))?;
-    let frames = String::from_utf8_lossy(pem).matches("CERTIFICATE--").count();
+    let frames = String::from_utf8_lossy(pem).matches(frame).count();
     if frames != 2 * read.len() {
         return Err(format!(
-            "it has {frames} lines that begin or end a certificate, and {} whole ones",
+            "it has {frames} lines that begin or end a {what}, and {} whole ones",
             read.len()
         ));
     }
     if read.is_empty() {
-        return Err("there is no certificate in it".to_owned());
+        return Err(format!("there is no {what} in it"));
     }
     Ok(read)
 }
@@ -199,7 +288,7 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
 /// What is needed to dial.
 #[derive(Debug)]
 pub(crate) struct Encryption {
-    kept: Kept<Arc<ClientConfig>>,
+    kept: Kept<Loaded>,
     server_name: Option<ServerName<'static>>,
     tcp: HttpConnector,
 }
@@ -223,11 +312,7 @@ impl Encryption {
     }
 
     /// Connects to `host:port`, which `uri` has, too.
-    pub(super) async fn connect(
-        &self,
-        address: &str,
-        uri: Uri,
-    ) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
+    pub(super) async fn connect(&self, address: &str, uri: Uri) -> io::Result<TokioIo<Watched>> {
         let name = match &self.server_name {
             Some(name) => name.clone(),
             None => {
@@ -238,8 +323,10 @@ impl Encryption {
         };
         self.kept.reread().await;
         let tcp = self.tcp.clone().oneshot(uri).await.map_err(io::Error::other)?.into_inner();
-        let connector = TlsConnector::from((*self.kept.now()).clone());
-        let mut stream = connector.connect(name, tcp).await?;
+        // Before they are looked at: what comes in between is looked at again.
+        let judged = self.kept.changes();
+        let connector = TlsConnector::from(self.kept.now().config.clone());
+        let mut stream = connector.connect(name.clone(), tcp).await?;
         if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
             let error = rustls::Error::NoApplicationProtocol;
             return Err(io::Error::new(io::ErrorKind::InvalidData, error));
@@ -247,7 +334,7 @@ impl Encryption {
         if let Ok(judged) = timeout(FIRST_WORD_WITHIN, first_word(&mut stream)).await {
             judged?;
         }
-        Ok(TokioIo::new(stream))
+        Ok(TokioIo::new(Watched { stream, name, kept: self.kept.clone(), judged }))
     }
 }
 

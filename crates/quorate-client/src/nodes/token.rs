@@ -31,7 +31,7 @@ impl TokenSource {
     /// What is wrong, in words that do not have the token.
     pub(crate) fn load(self) -> Result<Token, String> {
         let named = self.0.clone();
-        let make = move |contents: &[Vec<u8>]| {
+        let make = move |contents: &[Vec<u8>], _: Option<&MetadataValue<Ascii>>| {
             header(&contents[0]).map_err(|fault| format!("{named}: {fault}"))
         };
         Kept::new("the token", vec![self.0], make).map(Token)

@@ -11,8 +11,9 @@ use hyper::client::conn::http1;
 use hyper::header::{AUTHORIZATION, HOST};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use rustls::client::WebPkiServerVerifier;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -65,7 +66,7 @@ fn token(host: &str, args: &ClientArgs) -> Option<String> {
     Some(token.trim().to_owned()).filter(|token| !token.is_empty())
 }
 
-/// Trusts this CA, and shows the command's certificate if it has one.
+/// Trusts this CA, less what was revoked, and shows the command's certificate if it has one.
 fn config(ca: &Path, args: &ClientArgs) -> Result<ClientConfig, String> {
     let of = |path: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let certificates = |path: &Path| {
@@ -80,11 +81,25 @@ fn config(ca: &Path, args: &ClientArgs) -> Result<ClientConfig, String> {
         }
         roots.add(certificate).map_err(|error| of(ca, &error))?;
     }
+    // What is no list of one of the CAs is said by the client of the same command.
+    let revoked = match args.crl.as_deref() {
+        Some(path) => {
+            let read = CertificateRevocationListDer::pem_file_iter(path);
+            let read = read.and_then(Iterator::collect::<Result<Vec<_>, _>>);
+            read.map_err(|error| of(path, &error))?
+        }
+        None => Vec::new(),
+    };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .with_crls(revoked)
+        .allow_unknown_revocation_status()
+        .build()
+        .map_err(|error| of(ca, &error))?;
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
-        .with_root_certificates(roots);
+        .with_webpki_verifier(verifier);
     match args.cert.as_deref().zip(args.key.as_deref()) {
         Some((cert, key)) => {
             let own = PrivateKeyDer::from_pem_file(key).map_err(|error| of(key, &error))?;
