@@ -12,6 +12,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use super::calls::{Registry, fetch_of, spec};
 use super::harness::{Cluster, within};
 use super::http_api::get;
+use super::metrics::metrics;
 
 const MANY: &str = "/api/v1/namespaces/default/services/many";
 const MIB: usize = 1024 * 1024;
@@ -33,6 +34,13 @@ async fn register(registry: &mut Registry, count: usize, letter: &str) {
     }
 }
 
+/// The answers that were refused for what is under way at the node, and on a connection.
+async fn refused(cluster: &Cluster) -> [f64; 2] {
+    let now = metrics(cluster, 1).await;
+    ["answers", "answers_of_connection"]
+        .map(|lane| now[&format!("quorate_refused_total{{lane=\"{lane}\"}}")])
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_counts_is_the_json_that_is_sent() {
     let max = 2 * MIB;
@@ -52,6 +60,8 @@ async fn what_counts_is_the_json_that_is_sent() {
     let limit = refused.body["limit"].as_str().unwrap();
     assert_eq!(limit, "at most 2097152 bytes of answers on this connection");
     get(http, "/sd/prometheus").await.refuses(429, "RESOURCE_EXHAUSTED", None);
+    let [in_all, of_connection] = self::refused(&cluster).await;
+    assert!(in_all == 0.0 && of_connection >= 2.0, "{in_all} at this node, {of_connection} on one");
     let page = get(http, &format!("{MANY}?limit=20")).await;
     assert_eq!(page.body["service"]["instances"].as_array().unwrap().len(), 20);
     let length = page.header("content-length").expect("its length is known");
@@ -85,6 +95,8 @@ async fn what_nobody_reads_gives_its_memory_back() {
     assert_eq!(get(http, MANY).await.status, 200);
     let _unread = [unread(http).await, unread(http).await];
     get(http, MANY).await.refuses(429, "RESOURCE_EXHAUSTED", None);
+    let [in_all, of_connection] = refused(&cluster).await;
+    assert!(in_all >= 1.0 && of_connection == 0.0, "{in_all} at this node, {of_connection} on one");
     let small = get(http, &format!("{MANY}/instances/i0001")).await;
     assert_eq!(small.status, 200, "small ones are given");
     let given = async || (get(http, MANY).await.status == 200).then_some(());

@@ -2,6 +2,7 @@
 //! field, the value and the limit, and leaves nothing behind (S2.2, S4.11).
 
 use std::collections::BTreeMap;
+use std::time::{Duration, UNIX_EPOCH};
 
 use quorate_proto::v1::health_check::Kind;
 use quorate_proto::v1::{
@@ -17,8 +18,11 @@ use super::calls::{
 use super::harness::Cluster;
 use super::stream::{Stream, subscribe_to, subscribe_to_prefix};
 
-/// An incarnation as a client's clock makes one that is years ahead, in microseconds.
-const IN_2033: u64 = 2_000_000_000_000_000;
+/// An incarnation as a client's clock makes one that is so far ahead.
+fn ahead_by(hours: u64) -> u64 {
+    let now = UNIX_EPOCH.elapsed().expect("a clock that is set");
+    (now + Duration::from_secs(hours * 3_600)).as_micros() as u64
+}
 
 type Change = Box<dyn Fn(&mut RegisterRequest)>;
 
@@ -60,6 +64,7 @@ fn out_of_limits() -> Vec<Row> {
         row(&["ttl_ms", "999", "1000 to 86400000"], |r| r.ttl_ms = 999),
         row(&["ttl_ms", "86400001", "1000 to 86400000"], |r| r.ttl_ms = 86_400_001),
         row(&["incarnation", "18446744073709551615", "at most"], |r| r.incarnation = u64::MAX),
+        row(&["incarnation", "a day from now"], |r| r.incarnation = ahead_by(48)),
         row(&["namespace", "a/b"], |r| r.namespace = "a/b".to_owned()),
         row(&["namespace", "254", "253"], move |r| r.namespace = long()),
         spec_row(&["instances[0].service", "empty"], |i| i.service.clear()),
@@ -162,7 +167,7 @@ fn at_the_limits() -> RegisterRequest {
     RegisterRequest {
         namespace: name("n"),
         ttl_ms: 86_400_000,
-        incarnation: IN_2033,
+        incarnation: ahead_by(23),
         ..registration(vec![spec])
     }
 }
@@ -218,8 +223,10 @@ async fn registrations_out_of_their_limits_are_refused_by_name_and_leave_nothing
     let (revision, map) = fetch_all(&mut registry).await;
     assert_eq!((revision, map.len()), (0, 0), "a refused registration leaves no trace");
 
-    let answer = registry.register(at_the_limits()).await.expect("at the limits").into_inner();
-    assert_eq!((answer.ttl_ms, answer.incarnation), (86_400_000, IN_2033));
+    let request = at_the_limits();
+    let granted = (request.ttl_ms, request.incarnation);
+    let answer = registry.register(request).await.expect("at the limits").into_inner();
+    assert_eq!((answer.ttl_ms, answer.incarnation), granted);
     let mut shortest = registration(vec![spec("web", "a")]);
     shortest.ttl_ms = 1_000;
     assert_eq!(registry.register(shortest).await.unwrap().into_inner().ttl_ms, 1_000);
@@ -265,7 +272,7 @@ async fn the_other_calls_check_their_input_too() {
 
     let mut ahead =
         DeregisterRequest { instances: vec![named("web", "a")], ..DeregisterRequest::default() };
-    ahead.instances[0].incarnation = u64::MAX;
+    ahead.instances[0].incarnation = ahead_by(48);
     assert_refused(registry.deregister(ahead).await, bad, &["instances[0].incarnation", "at most"]);
 
     let update = |change: fn(&mut UpdateRequest)| {

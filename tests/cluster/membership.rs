@@ -290,6 +290,33 @@ async fn a_node_that_stops_leads_no_more_and_its_calls_are_answered() {
     cluster.stop_all().await;
 }
 
+/// A call that waits goes elsewhere, and does not wait for its deadline.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_wait_at_a_node_that_stops_hear_that_it_is_stopping() {
+    let mut cluster = Cluster::start_cuttable(3, Tunables::default()).await;
+    let alone = cluster.follower().await;
+    cluster.ids().into_iter().for_each(|id| cluster.cut_off(id));
+    eventually("it has no leader", || async {
+        let header = cluster.own_status(alone).await?.header?;
+        (header.leader_id == 0).then_some(())
+    })
+    .await;
+    let (mut reader, mut writer) = (cluster.registry(alone), cluster.registry(alone));
+    let read = tokio::spawn(async move { reader.fetch(in_time(fetch_of(&["web"]))).await });
+    let request = in_time(registration(vec![spec("web", "a")]));
+    let write = tokio::spawn(async move { writer.register(request).await });
+    eventually("both wait", || async {
+        let condition = cluster.own_status(alone).await?.condition?;
+        // With the call that asks.
+        (condition.busiest_calls >= 3).then_some(())
+    })
+    .await;
+    cluster.stop(alone).await;
+    let says = format!("node {alone} is stopping");
+    assert_refused(read.await.unwrap(), Code::Unavailable, &[&says]);
+    assert_refused(write.await.unwrap(), Code::Unavailable, &[&says]);
+}
+
 /// Nobody answers its first question.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_stops_while_the_others_stand_still_asks_them_again() {

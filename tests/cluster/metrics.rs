@@ -293,14 +293,59 @@ async fn what_comes_together_and_what_was_saved_is_measured() {
     assert!(now["quorate_backup_timestamp_seconds"] >= before, "all of it was taken");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_limit_refuses_is_counted_by_the_limit() {
-    let tunables = Tunables {
-        calls_max: 64,
-        connections_max: 40,
-        connections_per_address_max: 30,
-        ..Tunables::default()
+/// All of one listener, and those that gave way on any.
+const OF_CONNECTIONS: [&str; 3] = ["connections", "connections_of_address", "silent_connections"];
+
+/// Callers keep their places: of five, the last one is refused, which counts in this lane, until
+/// one of the others has left.
+async fn a_fifth_caller_is_refused(tunables: Tunables, lane: &str) {
+    let cluster = Cluster::start_with(1, tunables).await;
+    let connections = async || metrics(&cluster, 1).await["quorate_connections"];
+    eventually("those of the founding have ended", || async {
+        (connections().await == 0.0).then_some(())
+    })
+    .await;
+    let refused = async || {
+        let now = metrics(&cluster, 1).await;
+        OF_CONNECTIONS.map(|lane| now[&format!("quorate_refused_total{{lane=\"{lane}\"}}")])
     };
+    let call = async || {
+        let registry = cluster.registry(1);
+        let mut watch = Stream::open(&registry, subscribe_to(&["orders"])).await.ok()?;
+        watch.snapshot().await;
+        Some((registry, watch))
+    };
+    let before = refused().await;
+    let mut callers = Vec::new();
+    for _ in 0..4 {
+        callers.push(call().await.expect("a place"));
+    }
+    assert_eq!(refused().await, before);
+    assert!(call().await.is_none(), "all places are taken by callers");
+    let after = refused().await;
+    for (at, other) in OF_CONNECTIONS.into_iter().enumerate() {
+        let more = after[at] - before[at];
+        assert!(if other == lane { more >= 1.0 } else { more == 0.0 }, "{lane}: {other} {more}");
+    }
+    assert_eq!(connections().await, 4.0);
+    drop(callers.pop());
+    callers.push(eventually("another one has the place", call).await);
+    assert_eq!(connections().await, 4.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_beyond_all_places_are_refused_and_counted() {
+    let in_all = Tunables { connections_max: 4, ..Tunables::default() };
+    a_fifth_caller_is_refused(in_all, "connections").await;
+    let of_address =
+        Tunables { connections_max: 64, connections_per_address_max: 4, ..Tunables::default() };
+    a_fifth_caller_is_refused(of_address, "connections_of_address").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_beyond_their_limit_and_silent_connections_that_give_way_are_counted() {
+    let tunables =
+        Tunables { calls_max: 64, connections_per_address_max: 30, ..Tunables::default() };
     let cluster = Cluster::start_with(1, tunables).await;
     let refused = async |lane: &str| {
         metrics(&cluster, 1).await[&format!("quorate_refused_total{{lane=\"{lane}\"}}")]
@@ -326,7 +371,7 @@ async fn what_a_limit_refuses_is_counted_by_the_limit() {
     })
     .await;
     for lane in ["connections", "connections_of_address"] {
-        assert_eq!(refused(lane).await, 0.0, "{lane}: those that give way cost nobody a place");
+        assert_eq!(refused(lane).await, 0.0, "{lane}: one that is silent gives way");
     }
     assert_eq!(metrics(&cluster, 1).await["quorate_connections"], 30.0);
 }

@@ -1,5 +1,7 @@
 //! Nodes that come back under other addresses.
 
+use std::net::TcpListener;
+
 use quorate_proto::peer::v1::RecallRequest;
 use tonic::Code;
 
@@ -22,13 +24,22 @@ async fn works_with_all(cluster: &Cluster) {
     }
 }
 
-async fn moved(who: impl FnOnce(u64) -> Vec<u64>) -> Cluster {
+/// A cluster of which these have moved. Where each of them was before, something listens as long as
+/// it lives, and never answers: whoever dials there gets no refusal.
+struct Moved {
+    cluster: Cluster,
+    _silent: Vec<TcpListener>,
+}
+
+async fn moved(who: impl FnOnce(u64) -> Vec<u64>) -> Moved {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     register(&mut cluster.registry(leader), "web", "before").await;
     let who = who(leader);
+    let mut silent = Vec::new();
     for id in &who {
         cluster.stop(*id).await;
+        silent.push(TcpListener::bind(cluster.peer_address(*id)).expect("a port that was left"));
         cluster.move_away(*id);
     }
     if who.len() == 3 {
@@ -37,22 +48,33 @@ async fn moved(who: impl FnOnce(u64) -> Vec<u64>) -> Cluster {
     for id in &who {
         cluster.restart(*id).await;
     }
-    cluster
+    Moved { cluster, _silent: silent }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leader_moves() {
+    works_with_all(&moved(|leader| vec![leader]).await.cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_moves() {
+    works_with_all(&moved(|leader| vec![1 + leader % 3]).await.cluster).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_of_three_move_and_a_leader_stays() {
-    works_with_all(&moved(|leader| (1..=3).filter(|id| *id != leader).collect()).await).await;
+    let others = |leader| (1..=3).filter(|id| *id != leader).collect();
+    works_with_all(&moved(others).await.cluster).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_of_three_move_and_a_follower_stays() {
-    works_with_all(&moved(|leader| vec![leader, 1 + leader % 3]).await).await;
+    works_with_all(&moved(|leader| vec![leader, 1 + leader % 3]).await.cluster).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_three_move_with_a_new_list() {
-    works_with_all(&moved(|_| vec![1, 2, 3]).await).await;
+    works_with_all(&moved(|_| vec![1, 2, 3]).await.cluster).await;
 }
 
 /// A machine that listens where another member was is no such member, whoever it is.

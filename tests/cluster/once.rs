@@ -14,7 +14,9 @@ use quorate_proto::v1::{
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
-use super::calls::{Registry, fetch_all, named, register, registration, set_weight, spec};
+use super::calls::{
+    Registry, assert_refused, fetch_all, named, register, registration, set_weight, spec,
+};
 use super::harness::Cluster;
 
 fn id(number: u64, age_ms: u64) -> Option<RequestId> {
@@ -93,6 +95,47 @@ async fn a_write_that_is_sent_again_is_answered_as_it_was_on_every_node() {
     let other = cluster.registry(1).update(update(2, 900, 9)).await.unwrap_err();
     assert_eq!(other.code(), Code::InvalidArgument, "{other}");
     assert!(other.message().contains("request_id.number = 2"), "{other}");
+}
+
+/// Its origin has said that it waits for no answer to it any more: what came of it is not kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_is_not_known_any_more_may_have_been_done_and_changes_nothing() {
+    let cluster = Cluster::start(3).await;
+    let mut registry = cluster.registry(cluster.leader().await);
+    register(&mut registry, "web", "a").await;
+    let over = RequestId { done_below: 9, ..id(9, 0).unwrap() };
+    let last = UpdateRequest { request_id: Some(over), ..update(9, 0, 7) };
+    registry.update(last).await.unwrap();
+    let before = fetch_all(&mut registry).await;
+    for node in 1..=3 {
+        let (mut registry, mut admin) = (cluster.registry(node), cluster.admin(node));
+        let register = RegisterRequest {
+            request_id: id(3, 900),
+            ..registration(vec![spec("web", "b"), spec("web", "a")])
+        };
+        let deregister = DeregisterRequest {
+            instances: vec![named("web", "a")],
+            request_id: id(4, 900),
+            ..DeregisterRequest::default()
+        };
+        let decision = SetOverrideRequest {
+            service: "web".to_owned(),
+            id: "a".to_owned(),
+            r#override: Some(InstanceOverride { weight: Some(5), ..<_>::default() }),
+            request_id: id(8, 900),
+            ..SetOverrideRequest::default()
+        };
+        for refused in [
+            registry.register(register).await.map(drop),
+            registry.deregister(deregister).await.map(drop),
+            registry.update(update(5, 900, 9)).await.map(drop),
+            admin.set_override(decision).await.map(drop),
+        ] {
+            let says = ["may have been done", "not known any more"];
+            assert_refused(refused, Code::Unavailable, &says);
+        }
+        assert_eq!(fetch_all(&mut registry).await, before, "node {node} did nothing");
+    }
 }
 
 /// Sets one weight after the other: how many were acknowledged, and what the others heard.

@@ -6,14 +6,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use quorate_client::Client;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
 use crate::cli::{Running, ask};
 use crate::cluster::CALL_WITHIN;
+use crate::skipped::skipped;
 use crate::wait::eventually;
 
 /// For what is not measured.
 const PATIENCE: Duration = Duration::from_secs(40);
+/// A soft limit of descriptors that a shell may give, and a node raises.
+const FEW: u64 = 256;
 const PEER_PORT_OFFSET: u16 = 100;
 const HTTP_PORT_OFFSET: u16 = 200;
 const DNS_PORT_OFFSET: u16 = 300;
@@ -97,6 +100,26 @@ fn parent(pid: i32) -> Option<i32> {
     fields.next()?.parse().ok().filter(|_| runs)
 }
 
+/// From now on, what a process starts has few descriptors unless it takes more; whether it could.
+fn give_few_descriptors(pid: i32) -> bool {
+    let hard = getrlimit(Resource::Nofile).maximum;
+    if hard.is_some_and(|hard| hard <= FEW) {
+        skipped("a node of `dev` raises its limit", format!("of descriptors there are {hard:?}"));
+        return false;
+    }
+    let few = Rlimit { current: Some(FEW), maximum: hard };
+    prlimit(Pid::from_raw(pid), Resource::Nofile, few).unwrap();
+    true
+}
+
+/// The soft limit of descriptors that a process has.
+fn descriptors(pid: i32) -> u64 {
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    // A word where there is none.
+    line.split_whitespace().next().unwrap().parse().unwrap_or(u64::MAX)
+}
+
 async fn gone(pids: &[i32]) {
     eventually("its nodes are gone", PATIENCE, async || {
         let left: Vec<_> = pids.iter().filter(|pid| parent(**pid).is_some()).collect();
@@ -121,6 +144,7 @@ async fn a_node_may_be_killed_and_comes_back_and_nothing_is_left_at_the_end() {
     let line = out.lines().find(|line| line.contains("kill -9 ")).expect("it says what to kill");
     let pid: i32 = line.split_whitespace().nth(2).expect("a pid").parse().expect("a number");
     let killed = first.iter().position(|first| *first == pid).expect("one of the nodes");
+    let has_few = give_few_descriptors(of_dev);
     kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
     register("meanwhile").await;
     let fetched = ask(&dev.nodes(), "fetch web").await.expect(0).out;
@@ -142,6 +166,10 @@ async fn a_node_may_be_killed_and_comes_back_and_nothing_is_left_at_the_end() {
         if has { Ok(()) } else { Err(format!("{fetched:?}")) }
     })
     .await;
+    if has_few {
+        assert_eq!(descriptors(of_dev), FEW);
+        assert!(descriptors(again) > FEW, "of {}", descriptors(again));
+    }
 
     dev.running.process.signal(Signal::TERM);
     assert_eq!(dev.running.process.exit_code(PATIENCE).await, 0, "{}", dev.running.err());

@@ -1,6 +1,7 @@
 //! Everything at once: nodes are killed, paused, cut off and replaced by new ones, and the lead
 //! moves, while many write to the same instances and read them, some through the client crate
-//! (which tries again by itself), some with the generated stub. Watchers, one at each place, go on
+//! (which tries again by itself), some with the generated stub. One instance is written to by
+//! operators alone, who override its weight. Watchers, one at each place, go on
 //! from the revision where they were: what one of them misses, another gets. Afterwards a checker
 //! looks at all answers and at all changes: every change was asked for, every write was done once
 //! at most, all happened in one order, and that order is the one in which calls followed each other
@@ -19,14 +20,16 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use quorate_proto::v1::admin_client::AdminClient;
+use quorate_proto::v1::registry_client::RegistryClient;
 use quorate_proto::v1::{RegisterRequest, ReplaceNodeRequest, TransferLeaderRequest};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use tokio::task::JoinSet;
 use tonic::Request;
+use tonic::transport::Channel;
 
-use crate::cluster::{Cluster, Settings};
+use crate::cluster::{Cluster, Node, Settings};
 use crate::raw::spec;
 use crate::wait::{eventually, time_passes};
 
@@ -41,6 +44,8 @@ use self::traffic::{
 };
 
 const INSTANCES: usize = 4;
+/// The one after them, which is overridden. It is what shows: nobody else writes to it.
+const OVERRIDDEN: usize = INSTANCES;
 const WRITERS: usize = 12;
 const READERS: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -56,6 +61,11 @@ const TRIES: usize = 20;
 /// On two busy cores, there are 380 to 880 of each in 15 s.
 const ANSWERED_MIN: usize = 50;
 
+/// For those who call any node.
+fn stubs(node: &Node) -> (RegistryClient<Channel>, AdminClient<Channel>) {
+    (node.registry(), AdminClient::new(node.channel()))
+}
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }
@@ -68,7 +78,7 @@ async fn writes_are_done_once_and_in_order_whatever_happens_to_the_nodes() {
         Cluster::start_with(3, Settings { cuttable: true, ..Settings::default() }).await;
     let client = cluster.client().attempt_timeout(ATTEMPT).build().unwrap();
     let mut registry = cluster.nodes[0].registry();
-    let instances = (0..INSTANCES).map(|at| spec("web", &name(at))).collect();
+    let instances = (0..=OVERRIDDEN).map(|at| spec("web", &name(at))).collect();
     let request = RegisterRequest { instances, ttl_ms: TTL_MS, ..RegisterRequest::default() };
     registry.register(request).await.unwrap();
     let shared = Shared::default();
@@ -76,7 +86,7 @@ async fn writes_are_done_once_and_in_order_whatever_happens_to_the_nodes() {
     let (mut work, mut watchers) = (JoinSet::new(), JoinSet::new());
     for writer in 0..WRITERS {
         let rng = StdRng::seed_from_u64(seed ^ (writer as u64 + 1) << 32);
-        let nodes = cluster.nodes.iter().map(|node| node.registry()).collect();
+        let nodes = cluster.nodes.iter().map(stubs).collect();
         match writer % 2 {
             0 => drop(work.spawn(write_as_client(client.clone(), writer, shared.clone()))),
             _ => drop(work.spawn(write_as_stranger(nodes, writer, rng, shared.clone()))),
@@ -116,19 +126,22 @@ async fn writes_are_done_once_and_in_order_whatever_happens_to_the_nodes() {
         wrong.len(),
         wrong[..wrong.len().min(20)].join("\n")
     );
-    let least = [counts.reads, counts.by_stub, counts.by_client].into_iter().min();
+    let Counts { reads, by_stub, by_client, overridden, .. } = counts;
+    let least = [reads, by_stub, by_client, overridden].into_iter().min();
     assert!(least >= Some(ANSWERED_MIN), "too little was done to show anything: {counts:?}");
     for fault in FAULTS {
         assert!(faults.get(&fault) >= Some(&1), "no {fault:?} took effect: {faults:?}");
     }
 }
 
-/// How many calls were answered as they should be: reads, and writes of either kind.
+/// How many calls were answered as they should be: reads, and writes of either kind; `overridden`:
+/// of those, the ones of operators.
 #[derive(Debug, Default)]
 struct Counts {
     reads: usize,
     by_stub: usize,
     by_client: usize,
+    overridden: usize,
     refused: usize,
 }
 
@@ -136,6 +149,11 @@ impl Counts {
     fn of(calls: &[Call]) -> Self {
         let mut counts = Self::default();
         for call in calls {
+            if let Seen::Write(Write { instance: OVERRIDDEN, answer: Answer::Done(_), .. }) =
+                call.seen
+            {
+                counts.overridden += 1;
+            }
             let count = match &call.seen {
                 Seen::Read { .. } => &mut counts.reads,
                 Seen::Write(Write { answer: Answer::Done(Some(_)), .. }) => &mut counts.by_stub,

@@ -228,6 +228,41 @@ async fn a_program_gets_a_port_and_is_up_when_it_listens_there() {
     has_status(&client, "NONE").await;
 }
 
+/// Unless it is told to stop, a program that serves goes on: whoever took it out may put it back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_is_deregistered_goes_on_and_it_is_said() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().build().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (seen, go) = (dir.path().join("seen"), dir.path().join("go"));
+    let script = format!(
+        "trap 'echo term >>$seen; exit 7' TERM; while [ ! -e {} ]; do sleep 0.02; done; echo on >>$seen; {LOOP}",
+        go.display()
+    );
+    let mut running = run(&cluster, &dir, &script);
+    registered(&client, true).await;
+    client.deregister("web", "a").await.unwrap();
+    eventually("it says so", PATIENCE, async || {
+        let said = running.err();
+        if said.contains("no longer registered") { Ok(()) } else { Err(said) }
+    })
+    .await;
+    // What it does from now on, it does after that.
+    std::fs::write(&go, "").unwrap();
+    eventually("the program goes on", PATIENCE, async || {
+        let text = text_of(&seen);
+        if text == "on\n" { Ok(()) } else { Err(text) }
+    })
+    .await;
+    assert!(running.process.ended().is_none(), "{}", running.err());
+    assert_eq!(status_of(&client).await, "NONE");
+    running.process.signal(Signal::TERM);
+    assert_eq!(running.process.exit_code(PATIENCE).await, 7, "{}", running.err());
+    assert_eq!(text_of(&seen), "on\nterm\n");
+    let said = running.err();
+    assert!(said.contains("deregistered by somebody else") && !said.contains("stopping"), "{said}");
+}
+
 /// Its right is taken away while it starts, and given back once it listens.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_is_up_as_soon_as_the_registry_lets_it() {

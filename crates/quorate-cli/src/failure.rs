@@ -210,7 +210,7 @@ mod tests {
     fn each_kind_of_failure_has_its_code() {
         let unreachable = Error::Unreachable {
             operation: "fetch",
-            within: Duration::from_secs(5),
+            within: Some(Duration::from_secs(5)),
             tried: vec![],
         };
         let refused = Error::Rejected {

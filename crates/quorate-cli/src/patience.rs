@@ -11,6 +11,8 @@ use crate::output;
 
 /// What takes no longer needs no word.
 pub(crate) const SAY_AFTER: Duration = Duration::from_millis(800);
+// A command that says nothing for longer is taken for one that hangs.
+const _: () = assert!(SAY_AFTER.as_millis() < 1_000);
 
 /// Says `what` if the work takes longer than a moment.
 pub(crate) async fn told<T>(what: String, work: impl Future<Output = T>) -> T {

@@ -14,7 +14,7 @@ use tonic::{Request, Status, Streaming};
 
 use crate::core::Core;
 use crate::error::{Attempt, Error};
-use crate::nodes::call::{CallError, Plan, Rounds, call};
+use crate::nodes::call::{CallError, Plan, Rounds, call, no_answer};
 use crate::nodes::endpoints::Target;
 use crate::nodes::retry::{Decision, FOREGROUND, decide};
 use crate::nodes::stub::{admin as stub, registry};
@@ -312,11 +312,12 @@ impl Admin {
                 Ok::<_, Status>(Backup { address: address.to_string(), first: Some(first), chunks })
             };
             let left = deadline.saturating_duration_since(Instant::now());
-            let begun = timeout(BACKUP_IDLE.min(left), begin).await;
+            let given = BACKUP_IDLE.min(left);
+            let begun = timeout(given, begin).await;
             let status = match begun {
                 Ok(Ok(backup)) => return Ok(backup),
                 Ok(Err(status)) => status,
-                Err(_elapsed) => Status::deadline_exceeded("nothing arrived"),
+                Err(_elapsed) => no_answer("nothing arrived", given),
             };
             let decision = decide(&status);
             if decision == Decision::Reauthenticate && endpoints.has_other_token(token).await {
@@ -330,7 +331,8 @@ impl Admin {
             endpoints.failed(&address);
             tried.push(Attempt::of(&*address, &status));
         }
-        Err(Error::Unreachable { operation, within: LONG_CALL, tried })
+        let within = (Instant::now() >= deadline).then_some(LONG_CALL);
+        Err(Error::Unreachable { operation, within, tried })
     }
 }
 
@@ -362,12 +364,12 @@ impl Backup {
         let status = match timeout(BACKUP_IDLE, self.chunks.message()).await {
             Ok(Ok(chunk)) => return Ok(chunk),
             Ok(Err(status)) => status,
-            Err(_elapsed) => Status::deadline_exceeded("nothing arrived"),
+            Err(_elapsed) => no_answer("nothing arrived", BACKUP_IDLE),
         };
         if !decide(&status).blames_node() {
             return Err(Error::rejected("backup", &status));
         }
         let tried = vec![Attempt::of(&self.address, &status)];
-        Err(Error::Unreachable { operation: "backup", within: BACKUP_IDLE, tried })
+        Err(Error::Unreachable { operation: "backup", within: None, tried })
     }
 }

@@ -101,14 +101,14 @@ pub enum Error {
         /// The service asked for.
         service: String,
     },
-    /// No node gave an answer within the deadline. A write may or may not have happened, and may
-    /// happen yet: what is on its way to a node is done when it arrives.
-    #[error("{operation}: {} within {:?}; tried {}", none_did(tried), whole_ms(*within), Tried(tried))]
+    /// No node gave an answer. A write may or may not have happened, and may happen yet: what is on
+    /// its way to a node is done when it arrives.
+    #[error("{operation}: {}{}; tried {}", none_did(tried), Within(*within), Tried(tried))]
     Unreachable {
         /// What was to be done.
         operation: &'static str,
-        /// The deadline.
-        within: Duration,
+        /// The time that was given, where it has passed; `None`: what was tried failed sooner.
+        within: Option<Duration>,
         /// Each address that was tried, with what came of it last.
         tried: Vec<Attempt>,
     },
@@ -342,9 +342,15 @@ fn none_did(tried: &[Attempt]) -> &'static str {
     }
 }
 
-/// Fractions of a millisecond are of no use to a reader.
-fn whole_ms(span: Duration) -> Duration {
-    Duration::from_millis(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
+struct Within(Option<Duration>);
+
+impl fmt::Display for Within {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(span) = self.0 else { return Ok(()) };
+        // Fractions of a millisecond are of no use to a reader.
+        let ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        write!(f, " within {:?}", Duration::from_millis(ms))
+    }
 }
 
 struct Tried<'a>(&'a [Attempt]);

@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
 use quorate_client::{Client, Error, Update};
+use quorate_proto::v1::admin_client::AdminClient;
 use quorate_proto::v1::registry_client::RegistryClient;
 use quorate_proto::v1::watch_request::Kind as Ask;
 use quorate_proto::v1::watch_response::Kind;
 use quorate_proto::v1::{
-    ChangeKind, Consistency, DeregisterRequest, FetchRequest, InstanceRef, InstanceSpec,
-    RegisterRequest, ResponseHeader, UpdateRequest, WatchRequest, WatchSubscribe,
+    ChangeKind, Consistency, DeregisterRequest, FetchRequest, InstanceOverride, InstanceRef,
+    InstanceSpec, RegisterRequest, ResponseHeader, SetOverrideRequest, UpdateRequest, WatchRequest,
+    WatchSubscribe,
 };
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -20,7 +22,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use super::checker::{Answer, Call, FIRST_WEIGHT, Seen, Told, Write};
-use super::{INSTANCES, PATIENCE, TOLD_WITHIN, TTL_MS};
+use super::{INSTANCES, OVERRIDDEN, PATIENCE, TOLD_WITHIN, TTL_MS};
 use crate::raw::spec;
 use crate::wait::{eventually, time_passes};
 
@@ -99,9 +101,12 @@ fn is_refusal(code: Code) -> bool {
 pub(super) async fn write_as_client(client: Client, writer: usize, shared: Shared) {
     let mut instance = writer % INSTANCES;
     while !shared.stop.load(Ordering::Relaxed) {
-        instance = (instance + 1) % INSTANCES;
+        instance = next(instance);
         let (weight, begun) = (shared.new_weight(), Instant::now());
-        let done = client.update("web", &name(instance), &Update::new().weight(weight)).await;
+        let done = match instance {
+            OVERRIDDEN => client.admin().set_override("web", &name(instance), of(weight)).await,
+            _ => client.update("web", &name(instance), &Update::new().weight(weight)).await,
+        };
         let answer = match done {
             Ok(()) => Answer::Done(None),
             Err(Error::Rejected { code, .. }) if is_refusal(code) => {
@@ -120,24 +125,26 @@ pub(super) async fn write_as_client(client: Client, writer: usize, shared: Share
     }
 }
 
-/// Calls any node, and never again: it updates, registers anew, or deregisters.
+/// Calls any node, and never again: it updates, registers anew, or deregisters; or overrides.
 pub(super) async fn write_as_stranger(
-    mut nodes: Vec<RegistryClient<Channel>>,
+    mut nodes: Vec<(RegistryClient<Channel>, AdminClient<Channel>)>,
     writer: usize,
     mut rng: StdRng,
     shared: Shared,
 ) {
     let mut instance = writer % INSTANCES;
     while !shared.stop.load(Ordering::Relaxed) {
-        instance = (instance + 1) % INSTANCES;
+        instance = next(instance);
         let (weight, begun) = (shared.new_weight(), Instant::now());
         let at = rng.random_range(0..nodes.len());
+        let (registry, admin) = &mut nodes[at];
         let what = rng.random_range(0..10);
-        let removes = what == 0;
+        let removes = what == 0 && instance != OVERRIDDEN;
         let answer = match what {
-            0 => deregister(&mut nodes[at], instance).await,
-            1..4 => register(&mut nodes[at], instance, weight).await,
-            _ => update(&mut nodes[at], instance, weight).await,
+            _ if instance == OVERRIDDEN => decide(admin, weight).await,
+            0 => deregister(registry, instance).await,
+            1..4 => register(registry, instance, weight).await,
+            _ => update(registry, instance, weight).await,
         };
         let answer = match answer {
             Ok(header) => Answer::Done(Some(header.expect("answers have one").revision)),
@@ -153,6 +160,11 @@ pub(super) async fn write_as_stranger(
     }
 }
 
+/// Each in turn.
+fn next(instance: usize) -> usize {
+    (instance + 1) % (OVERRIDDEN + 1)
+}
+
 type Written = Result<Option<ResponseHeader>, Status>;
 
 fn soon<T>(message: T) -> Request<T> {
@@ -163,6 +175,20 @@ fn soon<T>(message: T) -> Request<T> {
 
 fn named(instance: usize) -> InstanceRef {
     InstanceRef { service: "web".to_owned(), id: name(instance), incarnation: 0 }
+}
+
+fn of(weight: u32) -> InstanceOverride {
+    InstanceOverride { weight: Some(weight), ..InstanceOverride::default() }
+}
+
+async fn decide(node: &mut AdminClient<Channel>, weight: u32) -> Written {
+    let request = SetOverrideRequest {
+        service: "web".to_owned(),
+        id: name(OVERRIDDEN),
+        r#override: Some(of(weight)),
+        ..SetOverrideRequest::default()
+    };
+    Ok(node.set_override(soon(request)).await?.into_inner().header)
 }
 
 async fn update(node: &mut RegistryClient<Channel>, instance: usize, weight: u32) -> Written {

@@ -60,6 +60,8 @@ pub(crate) async fn run(command: ClusterCommand) -> Result<(), Failure> {
         }
         ClusterCommand::Snapshot { client } => {
             let admin = admin(&client).await?;
+            // As a backup.
+            told(trying("cluster snapshot", &client), admin.status(true)).await?;
             let what = "cluster snapshot: waiting for a node to have built it".to_owned();
             let answer = told(what, admin.trigger_snapshot()).await?;
             let (node, index) = (answer.header.unwrap_or_default().node_id, answer.snapshot_index);

@@ -58,7 +58,7 @@ pub enum CallError<E> {
     /// There is no instance to call.
     #[error("there is no instance to call")]
     NoInstance(#[source] Error),
-    /// All attempts failed.
+    /// All attempts failed, or one did and there was no time for another.
     #[error("the call failed on {}", Ids(tried))]
     Failed {
         /// The instances that it was tried on, in order.
@@ -67,7 +67,7 @@ pub enum CallError<E> {
         #[source]
         last: E,
     },
-    /// The deadline passed.
+    /// The deadline passed while an instance was called.
     #[error("no answer within {within:?} from {}", Ids(tried))]
     Deadline {
         /// The deadline.
@@ -183,7 +183,7 @@ impl Caller {
                 // The same again: not at once.
                 let wait = Instant::now() + backoff.next();
                 if wait >= deadline {
-                    return Err(CallError::Deadline { within: self.deadline, tried });
+                    return Err(CallError::Failed { tried, last });
                 }
                 tokio::time::sleep_until(wait).await;
             }
@@ -194,12 +194,12 @@ impl Caller {
     /// for.
     async fn first(&self, deadline: Instant) -> Result<Picked, Error> {
         let discovery = self.balancer.discovery();
-        if discovery.with_current(Instances::is_empty) {
-            let _or_late = timeout_at(deadline, discovery.answered()).await;
-        }
+        let is_late = discovery.with_current(Instances::is_empty)
+            && timeout_at(deadline, discovery.answered()).await.is_err();
+        let within = is_late.then_some(self.deadline);
         self.balancer.pick().map_err(|error| match error {
             Error::Unreachable { operation, tried, .. } => {
-                Error::Unreachable { operation, within: self.deadline, tried }
+                Error::Unreachable { operation, within, tried }
             }
             error => error,
         })
@@ -259,18 +259,18 @@ impl Caller {
         let tried = vec![instance.id.clone()];
         let mut backoff = Backoff::new(FOREGROUND);
         loop {
-            let late = |tried| CallError::Deadline { within: self.deadline, tried };
-            match timeout_at(deadline, call(instance.clone())).await {
-                Err(_elapsed) => return Err(late(tried)),
+            let last = match timeout_at(deadline, call(instance.clone())).await {
+                Err(_elapsed) => return Err(CallError::Deadline { within: self.deadline, tried }),
                 Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(Fault::Again(_))) if left > 0 => left -= 1,
+                Ok(Err(Fault::Again(last))) if left > 0 => last,
                 Ok(Err(Fault::Again(last) | Fault::GoingAway(last) | Fault::Final(last))) => {
                     return Err(CallError::Failed { tried, last });
                 }
-            }
+            };
+            left -= 1;
             let wait = backoff.next();
             if Instant::now() + wait >= deadline {
-                return Err(late(tried));
+                return Err(CallError::Failed { tried, last });
             }
             sleep(wait).await;
         }

@@ -162,7 +162,7 @@ impl Discovery {
         let within = self.inner.call_timeout;
         let mut instances = match timeout(within, self.answered()).await {
             Ok(answer) => answer?,
-            Err(_elapsed) => return Err(self.unreachable()),
+            Err(_elapsed) => return Err(self.unreachable(Some(within))),
         };
         if instances.is_empty() && self.inner.hub.is_behind_own_writes(&self.inner.feed) {
             let mut changes = self.inner.feed.changes.subscribe();
@@ -199,19 +199,24 @@ impl Discovery {
         }
         let service = self.service().to_owned();
         match (instances.origin(), instances.is_known()) {
-            (Origin::Nowhere | Origin::Cache, _) => Err(self.unreachable()),
+            (Origin::Nowhere | Origin::Cache, _) => Err(self.unreachable(None)),
             (Origin::Registry, true) => Err(Error::NoInstances { service }),
             (Origin::Registry, false) => Err(Error::UnknownService { service }),
         }
     }
 
-    fn unreachable(&self) -> Error {
+    /// Why nothing is known, where it was waited for in vain, if it was.
+    fn unreachable(&self, within: Option<Duration>) -> Error {
         match self.status() {
+            WatchStatus::Interrupted {
+                last_error: Error::Unreachable { operation, tried, .. },
+                ..
+            } => Error::Unreachable { operation, within, tried },
             WatchStatus::Interrupted { last_error, .. } => last_error,
             WatchStatus::Refused { error } => error,
             _ => Error::Unreachable {
                 operation: "discover",
-                within: self.inner.call_timeout,
+                within,
                 tried: vec![Attempt {
                     address: "the registry".to_owned(),
                     code: Code::Unavailable,

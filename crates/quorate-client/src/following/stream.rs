@@ -26,7 +26,7 @@ use crate::clock::Moment;
 use crate::core::Core;
 use crate::counters::Counts;
 use crate::error::{Attempt, Error};
-use crate::nodes::call::Rounds;
+use crate::nodes::call::{Rounds, no_answer};
 use crate::nodes::dial::Connection;
 use crate::nodes::endpoints::{Address, Target};
 use crate::nodes::rebalance::{Move, Mover};
@@ -303,9 +303,9 @@ impl Follower {
             if !met_an_end(status) {
                 core.endpoints.failed(address);
             }
-            let within = core.options.attempt_timeout;
+            // The status says for how long it was waited for.
             let tried = vec![Attempt::of(&**address, status)];
-            Error::Unreachable { operation, within, tried }
+            Error::Unreachable { operation, within: None, tried }
         };
         core.endpoints.counts.streams_interrupted.one_more();
         tracing::debug!(error = %last_error, "the stream was interrupted; going on elsewhere");
@@ -353,7 +353,7 @@ impl Stream {
         let opening = stub.watch(ReceiverStream::new(requests));
         let answers = timeout(within, opening)
             .await
-            .map_err(|_elapsed| Status::deadline_exceeded("the watch was not answered"))??
+            .map_err(|_elapsed| no_answer("the watch was not answered", within))??
             .into_inner();
         Ok(Self {
             address,

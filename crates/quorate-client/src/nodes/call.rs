@@ -78,7 +78,9 @@ answers!(
 /// How one attempt failed.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    plan: Plan,
+    operation: &'static str,
+    /// The time that it was given, where nothing came of it until then.
+    within: Option<Duration>,
     address: Address,
     pub(crate) decision: Decision,
     pub(crate) status: Status,
@@ -86,17 +88,18 @@ pub(crate) struct Failure {
 
 impl Failure {
     /// An attempt that was answered, but not with what was wanted.
-    pub(crate) fn answered(plan: &Plan, status: Status) -> Self {
-        Self::at(plan, &"".into(), status)
+    pub(crate) fn answered(operation: &'static str, status: Status) -> Self {
+        Self::at(operation, &"".into(), status)
     }
 
-    /// An attempt on the node with this address.
-    pub(crate) fn at(plan: &Plan, address: &Address, status: Status) -> Self {
-        Self { plan: *plan, address: address.clone(), decision: decide(&status), status }
+    /// An attempt on the node with this address. The status says for how long it was waited for.
+    pub(crate) fn at(operation: &'static str, address: &Address, status: Status) -> Self {
+        let (address, decision) = (address.clone(), decide(&status));
+        Self { operation, within: None, address, decision, status }
     }
 
     pub(crate) fn into_error(self) -> Error {
-        let Plan { operation, within, .. } = self.plan;
+        let Self { operation, within, .. } = self;
         if !self.decision.blames_node() {
             return Error::rejected(operation, &self.status);
         }
@@ -275,9 +278,9 @@ where
     let limit = limit.min(deadline.saturating_duration_since(begun));
     let mut request = Request::new(request.clone());
     request.set_timeout(limit);
-    let result = timeout(limit, send(channel, request)).await.unwrap_or_else(|_elapsed| {
-        Err(Status::deadline_exceeded(format!("no answer within {} ms", limit.as_millis())))
-    });
+    let result = timeout(limit, send(channel, request))
+        .await
+        .unwrap_or_else(|_elapsed| Err(no_answer("no answer", limit)));
     let result = result.and_then(|response| {
         let answer = response.into_inner();
         endpoints.succeeded(&address, plan.target, answer.header())?;
@@ -308,7 +311,9 @@ where
                     false => endpoints.failed(&address),
                 }
             }
-            Err(Failure { plan: Plan { within: limit, ..*plan }, address, decision, status })
+            let is_silence = is_late && is_silence(status.code());
+            let (operation, within) = (plan.operation, is_silence.then_some(limit));
+            Err(Failure { operation, within, address, decision, status })
         }
     }
 }
@@ -391,10 +396,20 @@ where
         sleep_until((Instant::now() + wait).min(deadline)).await;
     }
     let Plan { operation, within, .. } = *plan;
-    Err(CallError::Unreachable(Error::Unreachable { operation, within, tried }))
+    Err(CallError::Unreachable(Error::Unreachable { operation, within: Some(within), tried }))
 }
 
-/// The transport says CANCELLED where it gives up before this crate does.
+/// Nothing came of a node in the time that it was given.
+pub(crate) fn no_answer(what: &str, given: Duration) -> Status {
+    Status::deadline_exceeded(format!("{what} within {} ms", given.as_millis()))
+}
+
+/// Whether a node has not answered. The transport says CANCELLED where it gives up before this
+/// crate does.
+fn is_silence(code: Code) -> bool {
+    matches!(code, Code::DeadlineExceeded | Code::Cancelled)
+}
+
 fn count_retry(endpoints: &Endpoints, code: Code, is_late: bool) {
     let counts = &endpoints.counts;
     let retries = match code {
@@ -411,9 +426,8 @@ fn count_retry(endpoints: &Endpoints, code: Code, is_late: bool) {
 fn note(tried: &mut Vec<Attempt>, failure: &Failure) {
     let attempt = failure.tried();
     // What a node said is worth more than that it said nothing in the time that was left.
-    let is_silence = matches!(attempt.code, Code::DeadlineExceeded | Code::Cancelled);
     match tried.iter_mut().find(|known| known.address == attempt.address) {
-        Some(_) if is_silence => {}
+        Some(_) if is_silence(attempt.code) => {}
         Some(known) => *known = attempt,
         None => tried.push(attempt),
     }

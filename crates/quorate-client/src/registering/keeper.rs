@@ -368,7 +368,7 @@ impl Keeper {
             }
         };
         self.accept(&answer)
-            .map_err(|error| Failure::answered(&plan, Status::out_of_range(error.to_string())))
+            .map_err(|error| Failure::answered("register", Status::out_of_range(error.to_string())))
     }
 
     fn register_request(&self) -> RegisterRequest {

@@ -24,7 +24,7 @@ use tonic::{Status, Streaming};
 use super::handle::Lease;
 use crate::clock::suspended;
 use crate::counters::Counts;
-use crate::nodes::call::{Failure, Plan, Rounds};
+use crate::nodes::call::{Failure, Rounds, no_answer};
 use crate::nodes::dial::Connection;
 use crate::nodes::endpoints::{Address, Endpoints, Target};
 use crate::nodes::rebalance::Mover;
@@ -258,9 +258,10 @@ impl Sender {
         let (requests, outgoing) = mpsc::channel(IN_FLIGHT_MAX);
         let mut stub = registry(connection);
         let opening = stub.renew_stream(ReceiverStream::new(outgoing));
-        match timeout(rounds.patience(self.attempt_timeout, OPENED_WITHIN), opening).await {
+        let given = rounds.patience(self.attempt_timeout, OPENED_WITHIN);
+        match timeout(given, opening).await {
             Ok(answers) => Ok(Stream { requests, answers: answers?.into_inner() }),
-            Err(_elapsed) => Err(Status::deadline_exceeded("the stream was not answered")),
+            Err(_elapsed) => Err(no_answer("the stream was not answered", given)),
         }
     }
 
@@ -300,7 +301,10 @@ impl Sender {
                     Ok(Ok(None)) => return Err(Status::unavailable("the node ended the stream")),
                     Ok(Err(status)) => return Err(status),
                     Err(_elapsed) if batches.is_empty() => return Ok(()),
-                    Err(_elapsed) => return Err(Status::deadline_exceeded("no answer in time")),
+                    Err(_elapsed) => {
+                        let given = batches.front().map(|batch| batch.deadline - batch.sent);
+                        return Err(no_answer("no answer", given.unwrap_or_default()));
+                    }
                 },
                 _ = timeout_at(send_at.unwrap_or(patience), self.waiting.arrived.notified()),
                     if has_room => {}
@@ -353,14 +357,8 @@ impl Sender {
                 waiting.push(renewal);
                 continue;
             }
-            let plan = Plan {
-                operation: "renew",
-                target: Target::Any,
-                attempt: renewal.limit,
-                within: renewal.limit,
-            };
             self.endpoints.counts.renewals_failed.one_more();
-            let _gone = renewal.reply.send(Err(Failure::at(&plan, address, status.clone())));
+            let _gone = renewal.reply.send(Err(Failure::at("renew", address, status.clone())));
         }
         shortest
     }

@@ -414,7 +414,7 @@ async fn a_first_call_waits_for_the_first_view_within_its_deadline() {
     let Err(CallError::NoInstance(Error::Unreachable { within, .. })) = called else {
         panic!("{called:?}")
     };
-    assert_eq!(within, short);
+    assert_eq!(within, Some(short));
     let hasty = caller(&client, "s", short);
     let begun = Instant::now();
     assert!(hasty.call_all(async |_| Ok::<_, Fault<Error>>(())).await.is_err());

@@ -25,4 +25,5 @@ mod slow;
 mod stopped;
 mod streams;
 mod tokens;
+mod told;
 mod watching;

@@ -9,14 +9,16 @@ use quorate_state::{Deregister, Incarnation, Invalid, Op};
 
 use crate::wall;
 
-/// An incarnation may be this far ahead of this node's wall clock: ten years. No clock that a
-/// service still runs with is wrong by more, and a later run (which takes the next higher number)
-/// always finds room above it.
-const AHEAD_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
+/// An incarnation may be this far ahead of this node's wall clock: a day. The clocks of a service's
+/// host and of a node differ by less, also where one of them has the wrong time zone. What is
+/// higher is a mistake, and keeps an instance's id from all later runs until their clocks come to
+/// it.
+const AHEAD_MAX: Duration = Duration::from_secs(86_400);
 
-/// A wall clock that is earlier is not set (2026-01-01T00:00:00Z, from the epoch): the limit counts
-/// from here instead.
+/// A wall clock that is earlier is not set (2026-01-01T00:00:00Z, from the epoch). It knows nothing
+/// of the time that callers have: until it is set, it refuses none of the ten years from here.
 const NOT_SET_BEFORE: Duration = Duration::from_secs(1_767_225_600);
+const NOT_SET_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// The incarnation that a request names; 0: none.
 pub(crate) fn named(
@@ -46,13 +48,17 @@ fn check(field: impl Display + Copy, value: u64, latest: u64) -> Result<(), Inva
         return Ok(());
     }
     let must = format!(
-        "must be at most {latest}: microseconds since 1970, ten years from now (take the process's start time)"
+        "must be at most {latest}: microseconds since 1970, a day from now by this node's clock (take the process's start time)"
     );
     Err(Invalid::number(field, value, must))
 }
 
 fn latest(now: Duration) -> u64 {
-    (now.max(NOT_SET_BEFORE) + AHEAD_MAX).as_micros().try_into().unwrap_or(u64::MAX - 1)
+    let latest = match now < NOT_SET_BEFORE {
+        true => NOT_SET_BEFORE + NOT_SET_MAX,
+        false => now + AHEAD_MAX,
+    };
+    latest.as_micros().try_into().unwrap_or(u64::MAX - 1)
 }
 
 #[cfg(test)]
@@ -92,12 +98,27 @@ mod tests {
     #[test]
     fn a_clock_that_is_not_set_refuses_no_client() {
         let in_2030 = 1_893_456_000_000_000;
-        for now in [Duration::ZERO, NOT_SET_BEFORE, wall::since_1970()] {
+        for now in [Duration::ZERO, NOT_SET_BEFORE - Duration::from_secs(1)] {
             assert!(check("incarnation", in_2030, latest(now)).is_ok(), "{now:?}");
+        }
+        for now in [Duration::ZERO, NOT_SET_BEFORE, wall::since_1970()] {
             let refused = check("incarnation", u64::MAX, latest(now)).unwrap_err().to_string();
             assert!(refused.contains("incarnation"), "{refused}");
             assert!(refused.contains(&latest(now).to_string()), "{refused}");
         }
         assert!(latest(Duration::MAX / 2) < u64::MAX, "a higher one is always left");
+    }
+
+    /// One wrong call keeps an id from later runs for no longer than clocks may differ by.
+    #[test]
+    fn a_run_may_be_a_day_ahead_and_no_more() {
+        let day = 86_400_000_000;
+        for now in [NOT_SET_BEFORE, wall::since_1970()] {
+            let day_ahead = now.as_micros() as u64 + day;
+            assert_eq!(latest(now), day_ahead);
+            assert!(check("incarnation", day_ahead, latest(now)).is_ok());
+            let refused = check("incarnation", day_ahead + 1, latest(now)).unwrap_err().to_string();
+            assert!(refused.contains("a day from now"), "{refused}");
+        }
     }
 }

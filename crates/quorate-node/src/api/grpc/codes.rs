@@ -202,3 +202,42 @@ fn code_of_change(error: &MembershipError) -> Code {
         | MembershipError::NoOther => Code::FailedPrecondition,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Unanswered;
+
+    /// Clients go on elsewhere after UNAVAILABLE, and wait or give up after RESOURCE_EXHAUSTED: a
+    /// row that went to another code would end calls that another node can serve.
+    #[test]
+    fn what_another_node_may_do_is_unavailable_and_what_none_can_is_exhausted() {
+        let node = quorate_log::NodeId::new(1).unwrap();
+        let address = "127.0.0.1:1".to_owned();
+        for error in [
+            NodeError::NoLeader { waited_ms: 5 },
+            NodeError::NoAnswer { leader: node, waited_ms: 5 },
+            NodeError::NotLeader { node },
+            NodeError::NotMember { node },
+            NodeError::Founding { node },
+            NodeError::Outdated { node, for_ms: 5 },
+            NodeError::Recalling { node },
+            NodeError::RolledBack { node, acknowledged: 9, term: 1 },
+            NodeError::SnapshotLate { waited_ms: 5 },
+            NodeError::Stopping { node },
+            NodeError::PeerUnreachable { node, address, why: Unanswered::Late },
+            NodeError::Rejected(Rejection::RequestForgotten),
+            NodeError::Membership(MembershipError::NobodyAnswers),
+        ] {
+            assert_eq!(Status::from(error.clone()).code(), Code::Unavailable, "{error}");
+        }
+        for error in [
+            NodeError::StateFull { node, bytes: 9, limit: 9 },
+            NodeError::DiskFull { node, free_bytes: 1, reserve_bytes: 2, is_at_floor: false },
+            NodeError::NoRoomForSnapshot { node, free_bytes: 1, wanted_bytes: 2 },
+            NodeError::Overloaded { waiting: 9 },
+        ] {
+            assert_eq!(Status::from(error.clone()).code(), Code::ResourceExhausted, "{error}");
+        }
+    }
+}
