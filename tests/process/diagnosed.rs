@@ -70,8 +70,7 @@ async fn doctor_finds_all_that_was_done_wrong_with_a_node() {
     .into();
     eventually("all of it is found, and nothing else", SOON, async || {
         let ran = quorate(&[&doctor[..], &["--allow-plaintext-token"]].concat()).await;
-        let found: Value =
-            serde_json::from_str(&ran.out).map_err(|_| format!("{ran:?}"))?;
+        let found: Value = serde_json::from_str(&ran.out).map_err(|_| format!("{ran:?}"))?;
         let findings = found["findings"].as_array().expect("a list");
         let fits = |finding: &Value| {
             let check = finding["check"].as_str().and_then(|check| wanted.get(check));

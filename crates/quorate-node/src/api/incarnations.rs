@@ -9,11 +9,10 @@ use quorate_state::{Deregister, Incarnation, Invalid, Op};
 
 use crate::wall;
 
-/// An incarnation may be this far ahead of this node's wall clock: a day. The clocks of a service's
-/// host and of a node differ by less, also where one of them has the wrong time zone. What is
-/// higher is a mistake, and keeps an instance's id from all later runs until their clocks come to
-/// it.
-const AHEAD_MAX: Duration = Duration::from_secs(86_400);
+/// An incarnation may be this far ahead of this node's wall clock: a year. What is higher is a
+/// mistake (as nanoseconds are), and keeps an instance's id from all later runs until their clocks
+/// come to it. Much less would have a node whose own clock is behind refuse what is right.
+const AHEAD_MAX: Duration = Duration::from_secs(365 * 86_400);
 
 /// A wall clock that is earlier is not set (2026-01-01T00:00:00Z, from the epoch). It knows nothing
 /// of the time that callers have: until it is set, it refuses none of the ten years from here.
@@ -48,7 +47,7 @@ fn check(field: impl Display + Copy, value: u64, latest: u64) -> Result<(), Inva
         return Ok(());
     }
     let must = format!(
-        "must be at most {latest}: microseconds since 1970, a day from now by this node's clock (take the process's start time)"
+        "must be at most {latest}: microseconds since 1970, a year from now by this node's clock (take the process's start time)"
     );
     Err(Invalid::number(field, value, must))
 }
@@ -111,14 +110,14 @@ mod tests {
 
     /// One wrong call keeps an id from later runs for no longer than clocks may differ by.
     #[test]
-    fn a_run_may_be_a_day_ahead_and_no_more() {
-        let day = 86_400_000_000;
+    fn a_run_may_be_a_year_ahead_and_no_more() {
+        let year = 365 * 86_400_000_000;
         for now in [NOT_SET_BEFORE, wall::since_1970()] {
-            let day_ahead = now.as_micros() as u64 + day;
-            assert_eq!(latest(now), day_ahead);
-            assert!(check("incarnation", day_ahead, latest(now)).is_ok());
-            let refused = check("incarnation", day_ahead + 1, latest(now)).unwrap_err().to_string();
-            assert!(refused.contains("a day from now"), "{refused}");
+            let ahead = now.as_micros() as u64 + year;
+            assert_eq!(latest(now), ahead);
+            assert!(check("incarnation", ahead, latest(now)).is_ok());
+            let refused = check("incarnation", ahead + 1, latest(now)).unwrap_err().to_string();
+            assert!(refused.contains("a year from now"), "{refused}");
         }
     }
 }

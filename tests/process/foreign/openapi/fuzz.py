@@ -36,7 +36,7 @@ schemathesis.openapi.format("begin", BEGINS)
 # What a 400 may name of a request that is as described: fields whose limits hold between them, or with the time and the state.
 MAY_BE_WRONG = (
     "after",  # is the `next` of an answer
-    "incarnation",  # not over a day ahead
+    "incarnation",  # not over a year ahead
     "min_revision",  # one that there is
     "override",  # a status or a weight
     "request_id",  # not 0, and `done_below` below `number`
