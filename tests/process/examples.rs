@@ -126,7 +126,7 @@ async fn config_push_reaches_each_agent_or_says_why_not() {
             "agent-1: has it now",
             "agent-3: has it now, asked 2 times",
             "agent-4: InvalidArgument, unknown key",
-            "agent-5: no answer within 1.5s",
+            "agent-5: no answer within 3s",
             "the push is repeated",
             "agent-1: has it",
             "agent-4: has it now",
