@@ -89,3 +89,27 @@ async fn a_registry_that_is_full_takes_nothing_more_and_keeps_what_it_has() {
     deregister(&mut registry, "web", "i4").await;
     assert!(!fill(&mut registry, "after-fewer").await.0.is_empty());
 }
+
+/// Whoever was deregistered or superseded is told so, and ends: it waits for no room, to take it
+/// when nobody remembers any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_registry_refuses_what_is_over_for_that() {
+    let tunables = Tunables { state_bytes_max: LIMIT, ..Tunables::default() };
+    let cluster = Cluster::start_with(1, tunables).await;
+    let mut registry = cluster.registry(1);
+    fill(&mut registry, "i").await;
+    deregister(&mut registry, "web", "i0").await;
+    assert!(!fill(&mut registry, "in-its-place").await.0.is_empty());
+    let newer = RegisterRequest { incarnation: 2, ..registration(vec![large("i1", NOTE_BYTES)]) };
+    registry.register(in_time(newer)).await.unwrap();
+    let unknown = RegisterRequest { lease_id: 9, ..registration(vec![large("j", NOTE_BYTES)]) };
+    let more = 3 * NOTE_BYTES;
+    for (over, code, words) in [
+        (registration(vec![large("i0", more)]), Code::FailedPrecondition, "was deregistered"),
+        (registration(vec![large("i1", more)]), Code::FailedPrecondition, "newer incarnation, 2"),
+        (unknown, Code::NotFound, "lease 9 is unknown"),
+        (registration(vec![large("j", more)]), Code::ResourceExhausted, "beyond its limit"),
+    ] {
+        assert_refused(registry.register(in_time(over)).await, code, &[words]);
+    }
+}

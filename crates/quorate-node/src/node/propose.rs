@@ -305,8 +305,9 @@ impl Node {
         }
     }
 
-    /// Refuses what makes a registry larger that has its size. What is proposed already, and not
-    /// applied, does not count yet: it goes beyond by that.
+    /// Refuses what makes a registry larger that has its size. Not what the state machine would
+    /// refuse: it has better reasons, which end what its caller does. What is proposed already, and
+    /// not applied, does not count yet: it goes beyond by that.
     fn check_state(&self, op: &Op) -> Result<(), NodeError> {
         if !matches!(op, Op::Register(_) | Op::Update(_)) {
             return Ok(());
@@ -314,7 +315,7 @@ impl Node {
         let limit = self.tunables.state_bytes_max;
         let state = self.applied.lock();
         let (bytes, growth) = (state.registry.bytes(), state.registry.growth(op));
-        if growth == 0 || bytes + growth <= limit {
+        if growth == 0 || bytes + growth <= limit || state.registry.refuses(op) {
             return Ok(());
         }
         Err(NodeError::StateFull { node: self.id, bytes, limit })
