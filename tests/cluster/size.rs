@@ -2,6 +2,7 @@
 
 use quorate_node::Tunables;
 use quorate_proto::v1::{InstanceSpec, RegisterRequest, RequestId, UpdateRequest};
+use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
 use super::calls::{
@@ -49,6 +50,16 @@ async fn fill(registry: &mut Registry, name: &str) -> (Vec<u64>, Status) {
     }
 }
 
+/// One node whose registry may have this size.
+async fn small() -> Cluster {
+    let tunables = Tunables { state_bytes_max: LIMIT, ..Tunables::default() };
+    Cluster::start_with(1, tunables).await
+}
+
+async fn bytes(cluster: &Cluster) -> usize {
+    metrics(cluster, 1).await["quorate_state_bytes"] as usize
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_registry_that_is_full_takes_nothing_more_and_keeps_what_it_has() {
     let tunables = Tunables { state_bytes_max: LIMIT, ..Tunables::default() };
@@ -94,8 +105,7 @@ async fn a_registry_that_is_full_takes_nothing_more_and_keeps_what_it_has() {
 /// when nobody remembers any more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_registry_refuses_what_is_over_for_that() {
-    let tunables = Tunables { state_bytes_max: LIMIT, ..Tunables::default() };
-    let cluster = Cluster::start_with(1, tunables).await;
+    let cluster = small().await;
     let mut registry = cluster.registry(1);
     fill(&mut registry, "i").await;
     deregister(&mut registry, "web", "i0").await;
@@ -112,4 +122,28 @@ async fn a_full_registry_refuses_what_is_over_for_that() {
     ] {
         assert_refused(registry.register(in_time(over)).await, code, &[words]);
     }
+}
+
+/// What is proposed and not applied yet counts, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_at_once_do_not_make_it_larger_than_it_may_be() {
+    let cluster = small().await;
+    let mut all = JoinSet::new();
+    for at in 0..2 * LIMIT / NOTE_BYTES {
+        let mut registry = cluster.registry(1);
+        all.spawn(async move {
+            let one = registration(vec![large(&format!("i{at}"), NOTE_BYTES)]);
+            registry.register(in_time(one)).await
+        });
+    }
+    let mut registered = 0;
+    for answer in all.join_all().await {
+        match answer {
+            Ok(_) => registered += 1,
+            refused => drop(assert_refused(refused, Code::ResourceExhausted, &["its limit"])),
+        }
+    }
+    assert_eq!(fetch_all(&mut cluster.registry(1)).await.1.len(), registered);
+    let (bytes, least) = (bytes(&cluster).await, LIMIT - 2 * NOTE_BYTES);
+    assert!((least..=LIMIT).contains(&bytes), "{registered} take {bytes} bytes");
 }
