@@ -14,9 +14,18 @@ pub(crate) struct Pending {
     /// The term in which they were proposed.
     term: u64,
     /// By origin and number.
-    writes: HashMap<(u64, u64), usize>,
+    writes: HashMap<(u64, u64), Growth>,
     /// By how much they make it larger, in all.
     bytes: usize,
+    /// How many there have been.
+    proposed: u64,
+}
+
+#[derive(Debug)]
+struct Growth {
+    bytes: usize,
+    /// Which of those that there have been.
+    nth: u64,
 }
 
 impl Pending {
@@ -28,16 +37,30 @@ impl Pending {
     /// A write is about to be proposed.
     pub(crate) fn add(&mut self, term: u64, request: &Request, bytes: usize) {
         if term != self.term {
-            *self = Self { term, ..Self::default() };
+            *self = Self { term, proposed: self.proposed, ..Self::default() };
         }
         self.remove(request);
-        self.writes.insert(name(request), bytes);
+        self.proposed += 1;
+        self.writes.insert(name(request), Growth { bytes, nth: self.proposed });
         self.bytes += bytes;
     }
 
     /// It is applied, or Raft has refused it.
     pub(crate) fn remove(&mut self, request: &Request) {
-        self.bytes -= self.writes.remove(&name(request)).unwrap_or(0);
+        if let Some(growth) = self.writes.remove(&name(request)) {
+            self.bytes -= growth.bytes;
+        }
+    }
+
+    pub(crate) fn proposed(&self) -> u64 {
+        self.proposed
+    }
+
+    /// All that was in the log when so many had been proposed is applied: what is left of them
+    /// never came into it.
+    pub(crate) fn forget(&mut self, proposed: u64) {
+        self.writes.retain(|_, growth| growth.nth > proposed);
+        self.bytes = self.writes.values().map(|growth| growth.bytes).sum();
     }
 }
 
@@ -69,5 +92,20 @@ mod tests {
         assert_eq!(pending.bytes(3), 20);
         pending.add(4, &request(3), 5);
         assert_eq!((pending.bytes(3), pending.bytes(4)), (0, 5));
+    }
+
+    #[test]
+    fn what_never_came_into_the_log_does_not_count_for_ever() {
+        let mut pending = Pending::default();
+        pending.add(3, &request(1), 10);
+        pending.add(3, &request(2), 20);
+        let before = pending.proposed();
+        pending.add(3, &request(3), 5);
+        // Tried again since.
+        pending.add(3, &request(2), 20);
+        pending.forget(before);
+        assert_eq!(pending.bytes(3), 25);
+        pending.remove(&request(2));
+        assert_eq!(pending.bytes(3), 5);
     }
 }

@@ -244,10 +244,12 @@ impl Node {
         request: Option<Request>,
     ) -> Result<Outcome, NodeError> {
         let counted = Counted { node: self, since: Instant::now(), ended: false };
-        let written = match check_level(op.level(), || self.level().number)
-            .and_then(|()| self.check_room(&op, request.as_ref()))
-        {
-            Ok(()) => {
+        let admitted = match check_level(op.level(), || self.level().number) {
+            Ok(()) => self.find_room(op, request.as_ref()).await,
+            Err(error) => Err(error),
+        };
+        let written = match admitted {
+            Ok(op) => {
                 let clock = self.stamp();
                 let written = self.raft.client_write(Command { clock, request, op }).await;
                 if let (Err(_), Some(request)) = (&written, &request) {
@@ -255,7 +257,7 @@ impl Node {
                 }
                 written.map(|written| written.data).map_err(|error| self.not_written(error))
             }
-            Err(full) => Err(full),
+            Err(error) => Err(error),
         };
         counted.end(&written);
         written
@@ -320,6 +322,8 @@ impl Counted<'_> {
         self.ended = true;
         match written {
             Ok(_) => self.node.meters.commit_seconds.observe(self.since.elapsed().as_secs_f64()),
+            // Answered as it was before.
+            Err(NodeError::Rejected(_)) => {}
             Err(error) => self.node.count_failed(failed_for(error)),
         }
     }

@@ -1,7 +1,7 @@
 //! Whether there is room for a write: on the disk, in the log, in the registry.
 
 use openraft::async_runtime::watch::WatchReceiver as _;
-use quorate_state::{Op, Request};
+use quorate_state::{Op, Reply, Request};
 
 use crate::error::NodeError;
 use crate::node::Node;
@@ -10,20 +10,46 @@ use crate::node::Node;
 const BACKLOG_MAX: usize = 50_000;
 
 impl Node {
-    /// What was done already has its place: its caller asks again what came of it.
+    /// What goes into the log for a write: itself; where there is no room for it and it was done
+    /// before, what is answered as that was.
     ///
     /// # Errors
-    /// There is no room for it on the disk, in the registry, or in the log.
-    pub(super) fn check_room(&self, op: &Op, request: Option<&Request>) -> Result<(), NodeError> {
-        let room = self.check_disk(op).and_then(|()| self.take_room_in_registry(op, request));
-        if let Err(full) = room {
-            let is_answered = |request| self.applied.lock().registry.is_answered(request);
-            if !request.is_some_and(is_answered) {
-                return Err(full);
+    /// There is no room for it, and nothing that this node had proposed by now has done it; or it
+    /// was refused before.
+    pub(super) async fn find_room(
+        &self,
+        op: Op,
+        request: Option<&Request>,
+    ) -> Result<Op, NodeError> {
+        let mut has_waited = false;
+        loop {
+            let (full, request) = match (self.take_room(&op, request), request) {
+                (Ok(()), _) => return Ok(op),
+                (Err(full), Some(request)) if full.is_full() => (full, request),
+                (Err(error), _) => return Err(error),
+            };
+            let before = self.applied.lock().registry.repeated(request);
+            match before {
+                Some(Reply::Rejected(rejection)) => return Err(NodeError::Rejected(rejection)),
+                Some(_) => {
+                    self.disk.check_floor()?;
+                    self.check_backlog()?;
+                    return Ok(Op::Tick);
+                }
+                // Whoever is told that it is full is told that it was not done.
+                None if has_waited => return Err(full),
+                None => self.apply_all().await?,
             }
-            self.disk.check_floor()?;
+            has_waited = true;
         }
-        self.check_backlog()
+    }
+
+    /// # Errors
+    /// There is no room for it.
+    fn take_room(&self, op: &Op, request: Option<&Request>) -> Result<(), NodeError> {
+        self.check_disk(op)?;
+        self.check_backlog()?;
+        self.take_room_in_registry(op, request)
     }
 
     fn check_disk(&self, op: &Op) -> Result<(), NodeError> {
@@ -70,6 +96,29 @@ impl Node {
         if let Some(request) = request {
             state.pending.add(term, request, growth);
         }
+        Ok(())
+    }
+
+    /// Waits until this node has applied all that is in its log now.
+    ///
+    /// # Errors
+    /// It does not lead any more, or stops.
+    async fn apply_all(&self) -> Result<(), NodeError> {
+        let proposed = self.applied.lock().pending.proposed();
+        // Behind all writes that were handed to Raft before.
+        let last = self.raft.with_raft_state(|state| state.log_ids.last().map(|id| id.index()));
+        let last = last.await.map_err(|fatal| self.fatal(&fatal))?.unwrap_or(0);
+        let mut positions = self.applied.positions();
+        let applied = async { positions.wait_for(|position| position.index >= last).await.is_ok() };
+        tokio::select! {
+            biased; // what is applied is applied
+            true = applied => {}
+            () = self.leader_is_other_than(Some(self.id)) => {
+                return Err(NodeError::NotLeader { node: self.id });
+            }
+            () = self.stop.cancelled() => return Err(NodeError::Stopping { node: self.id }),
+        }
+        self.applied.lock().pending.forget(proposed);
         Ok(())
     }
 }

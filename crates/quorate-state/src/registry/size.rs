@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::checks::Checks;
-use crate::command::{Op, Register, Request, Update};
+use crate::command::{Op, Register, Update};
 use crate::registry::Registry;
-use crate::registry::replies::Known;
 use crate::spec::{Instance, InstanceSpec};
 use crate::types::{InstanceId, InstanceKey, ServiceKey};
 
@@ -71,11 +70,6 @@ impl Registry {
         new.metadata?;
         let after = bytes(&held.key.id, &held.spec.updated(new));
         Some(after.saturating_sub(instance_bytes(held)))
-    }
-
-    /// Whether a request came before, so that it changes nothing when it comes again.
-    pub fn is_answered(&self, request: &Request) -> bool {
-        !matches!(self.replies.find(request), Known::New)
     }
 }
 
