@@ -213,3 +213,32 @@ async fn what_was_done_before_takes_no_room_again() {
     cluster.settled().await;
     assert_repetitions_are_small(&cluster, done, lease).await;
 }
+
+/// A process that is started again has its place, also where it has left in order and another took
+/// its room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_deregistered_may_come_back() {
+    let cluster = small().await;
+    let mut registry = cluster.registry(1);
+    fill(&mut registry, "i").await;
+    for at in 0..20 {
+        deregister(&mut registry, "web", &format!("i{at}")).await;
+    }
+    let (others, _) = fill(&mut registry, "in-their-place").await;
+    assert!(others.len() >= 19, "{others:?}");
+    let next = |id: &str| {
+        let one = registration(vec![large(id, NOTE_BYTES)]);
+        RegisterRequest { incarnation: 2, ..one }
+    };
+    let mut back = 0;
+    let refused = loop {
+        match registry.register(in_time(next(&format!("i{back}")))).await {
+            Ok(_) => back += 1,
+            Err(refused) => break refused,
+        }
+    };
+    assert_refused::<()>(Err(refused), Code::ResourceExhausted, &["beyond its limit"]);
+    let bytes = bytes(&cluster).await;
+    assert!(back > 0 && bytes > LIMIT && bytes <= LIMIT / 20 * 21, "{back} came back: {bytes}");
+    assert_refused(registry.register(in_time(next("new"))).await, Code::ResourceExhausted, &[]);
+}

@@ -9,6 +9,10 @@ use crate::node::Node;
 /// Entries that may wait to be committed and applied: some seconds of a busy cluster.
 const BACKLOG_MAX: usize = 50_000;
 
+/// What was deregistered a short while ago may come back where the registry is beyond its limit by
+/// up to this part: else no process could be started again once another has taken its place.
+const RETURN_PART: usize = 20;
+
 impl Node {
     /// What goes into the log for a write: itself; where there is no room for it and it was done
     /// before, what is answered as that was.
@@ -90,7 +94,8 @@ impl Node {
             return Ok(());
         }
         let bytes = state.registry.bytes() + state.pending.bytes(term);
-        if bytes + growth > limit && !state.registry.refuses(op) {
+        let beyond = if state.registry.comes_back(op) { limit / RETURN_PART } else { 0 };
+        if bytes + growth > limit + beyond && !state.registry.refuses(op) {
             return Err(NodeError::StateFull { node: self.id, bytes, limit });
         }
         if let Some(request) = request {

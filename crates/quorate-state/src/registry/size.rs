@@ -71,6 +71,12 @@ impl Registry {
         let after = bytes(&held.key.id, &held.spec.updated(new));
         Some(after.saturating_sub(instance_bytes(held)))
     }
+
+    /// Whether all that it registers was deregistered a short while ago.
+    pub fn comes_back(&self, op: &Op) -> bool {
+        let Op::Register(register) = op else { return false };
+        register.instances.iter().all(|(key, _)| self.tombstones.contains_key(key))
+    }
 }
 
 pub(crate) fn instance_bytes(instance: &Instance) -> usize {
