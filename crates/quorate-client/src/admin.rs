@@ -268,7 +268,7 @@ impl Admin {
             async move { stub(channel).set_override(request).await }
         };
         let done = call(&self.core.endpoints, &plan, &request, send).await;
-        done.map(drop).map_err(|error| error.into_error(plan.operation))
+        done.map(drop).map_err(|error| error.into_write_error(plan.operation))
     }
 
     /// Begins a copy of the whole state, with all that was acknowledged until now. Tries one node

@@ -324,7 +324,8 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::AlreadyRegistered`], [`Error::InvalidOption`] for a renew interval over half the
-    /// TTL, [`Error::Unreachable`] at the deadline, [`Error::Rejected`] with the reason.
+    /// TTL, [`Error::Unreachable`] at the deadline or where the registry has no room and an attempt
+    /// before may have been made, [`Error::Rejected`] with the reason.
     pub async fn register(
         &self,
         registration: impl Into<Registration>,

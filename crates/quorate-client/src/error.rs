@@ -101,8 +101,9 @@ pub enum Error {
         /// The service asked for.
         service: String,
     },
-    /// No node gave an answer. A write may or may not have happened, and may happen yet: what is on
-    /// its way to a node is done when it arrives.
+    /// No node gave an answer, or the one that did has no room now and an attempt before got none.
+    /// A write may or may not have happened, and may happen yet: what is on its way to a node is
+    /// done when it arrives.
     #[error("{operation}: {}{}; tried {}", none_did(tried), Within(*within), Tried(tried))]
     Unreachable {
         /// What was to be done.
@@ -247,7 +248,8 @@ impl Attempt {
             reason: explain(status),
             mismatch: TlsMismatch::of(status),
             // What the transport says of itself has a cause; that nothing came is said here.
-            answered: status.code() == Code::Unavailable && innermost(status).is_none(),
+            answered: matches!(status.code(), Code::Unavailable | Code::ResourceExhausted)
+                && innermost(status).is_none(),
         }
     }
 }
@@ -306,8 +308,13 @@ pub(crate) fn current_incarnation(status: &Status) -> Option<u64> {
 
 /// What a failure of the transport comes from.
 pub(crate) fn innermost(status: &Status) -> Option<&(dyn std::error::Error + 'static)> {
+    causes(status).last()
+}
+
+/// The same, and all between.
+pub(crate) fn causes(status: &Status) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
     let first = std::error::Error::source(status);
-    std::iter::successors(first, |cause| cause.source()).last()
+    std::iter::successors(first, |cause| cause.source())
 }
 
 /// A status in words, with the innermost cause where the transport hides it ("transport error" says

@@ -8,6 +8,7 @@
 pub(crate) mod encoded;
 pub(crate) mod hub;
 pub(crate) mod marks;
+pub(crate) mod pending;
 pub(crate) mod readers;
 mod ring;
 pub(crate) mod shared_event;
@@ -27,6 +28,7 @@ use tokio::time::Instant;
 
 use crate::applied::hub::{AGES_EVERY, Hub};
 use crate::applied::marks::Marks;
+use crate::applied::pending::Pending;
 use crate::applied::readers::Readers;
 use crate::types::{Entry, LogId, Outcome, StoredMembership};
 
@@ -55,6 +57,8 @@ pub(crate) struct State {
     pub(crate) registry: Registry,
     pub(crate) hub: Hub,
     readers: Readers,
+    /// What this node proposes and has not applied.
+    pub(crate) pending: Pending,
     pub(crate) last_log_id: Option<LogId>,
     pub(crate) membership: StoredMembership,
     pub(crate) marks: Marks,
@@ -77,6 +81,7 @@ impl Applied {
             registry,
             hub: Hub::new(watch_ring, watch_ring_bytes),
             readers: Readers::default(),
+            pending: Pending::default(),
             last_log_id: None,
             membership: StoredMembership::default(),
             timed_by: 0,
@@ -126,7 +131,9 @@ impl Applied {
                 if state.registry.clock() > before || matches!(command.op, Op::Grace { .. }) {
                     state.timed_by = entry.log_id.committed_leader_id().term;
                 }
-                if let Some(Request { origin, number, .. }) = command.request {
+                if let Some(request) = command.request {
+                    state.pending.remove(&request);
+                    let Request { origin, number, .. } = request;
                     let revision = applied.revision.0;
                     let is_done = !matches!(applied.reply, Reply::Rejected(_));
                     tracing::trace!(target: WRITES, index, origin, number, revision, is_done);

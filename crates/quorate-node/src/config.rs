@@ -164,10 +164,11 @@ pub struct Tunables {
     /// With less than this free on the disk, the node takes no registrations, bytes; with less than
     /// a quarter of it, nothing at all. Default 64 MiB, minimum 16 MiB.
     pub disk_reserve_bytes: u64,
-    /// About what the instances and their leases may take in memory, bytes. What would make them
-    /// more is refused; what is registered is kept, renewed and may be registered again. The
-    /// leader's counts: the same on all nodes. Default 2 GiB, some three million small instances;
-    /// minimum 1 MiB. Less than half of a node's memory.
+    /// About what the instances, their services and their leases may take in memory, bytes. What
+    /// would make them more is refused; what is registered is kept, renewed and may be registered
+    /// again, also within two minutes of its deregistration (up to 5 % beyond). The leader's
+    /// counts: the same on all nodes. Default 2 GiB, some three million small instances; minimum 1
+    /// MiB. Less than half of a node's memory.
     pub state_bytes_max: usize,
     /// When all members have worked at a higher level than the cluster's for this long, the leader
     /// raises it; until then every node can go back to its release of before. Default 600,000 (ten

@@ -196,6 +196,11 @@ impl NodeError {
         }
     }
 
+    /// Whether this leader has no room for it.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self, Self::DiskFull { .. } | Self::StateFull { .. })
+    }
+
     /// Whether another change was in the way, as this node or the leader says.
     pub(crate) fn is_busy(&self) -> bool {
         match self {

@@ -287,7 +287,7 @@ meters! {
     instances: Gauge = Gauge::default(),
         "quorate_instances", "Registered instances";
     state: Gauge = Gauge::default(),
-        "quorate_state_bytes", "About what the instances and their leases take in memory";
+        "quorate_state_bytes", "About what the instances, their services and their leases take in memory";
     state_max: Gauge = Gauge::default(),
         "quorate_state_bytes_max", "The leader refuses what would make quorate_state_bytes more than this";
     leases: Gauge = Gauge::default(),

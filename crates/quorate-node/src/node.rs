@@ -14,6 +14,7 @@
 //! | `condition` | this node's place in its cluster, and what else an operator has to know of it |
 //! | `own_files` | which of its files other users of its machine may read or change |
 //! | `requests` | the name of a write, so that it is done once |
+//! | `room` | whether there is room for it: on the disk, in the log, in the registry |
 //! | `snapshot` | a snapshot that a call waits for |
 
 pub(crate) mod calls;
@@ -29,6 +30,7 @@ mod quorum;
 pub(crate) mod reads;
 pub(crate) mod renewals;
 pub(crate) mod requests;
+mod room;
 pub(crate) mod snapshot;
 pub(crate) mod status;
 pub(crate) mod succession;

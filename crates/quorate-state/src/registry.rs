@@ -162,15 +162,39 @@ impl Registry {
         register: &Register,
         events: &mut Vec<Arc<Event>>,
     ) -> Result<Reply, Rejection> {
-        let instance = |(key, _): &(InstanceKey, _)| self.instance(key).cloned();
-        let held: Vec<Option<Arc<Instance>>> = register.instances.iter().map(instance).collect();
+        let held = self.held(register);
         let incarnation = self.admit(register, &held)?;
-        let lease = self.lease_for(register, &held, incarnation)?;
+        let lease = match self.lease_for(register, &held, incarnation)? {
+            Some(lease) => {
+                self.renew_lease(lease, register.ttl);
+                lease
+            }
+            None => self.add_lease(register.ttl.unwrap_or(Ttl::DEFAULT)),
+        };
         let ttl = self.leases.get(lease).map_or(Ttl::DEFAULT, |lease| lease.ttl);
         for (key, spec) in &register.instances {
             self.put_instance(key, spec.clone(), incarnation, lease, events);
         }
         Ok(Reply::Registered { lease, ttl, incarnation })
+    }
+
+    /// Whether a command would be refused now, whatever it brings.
+    pub fn refuses(&self, op: &Op) -> bool {
+        match op {
+            Op::Register(register) => {
+                let held = self.held(register);
+                let admitted = self.admit(register, &held);
+                admitted.and_then(|run| self.lease_for(register, &held, run)).is_err()
+            }
+            Op::Update(update) => self.to_update(update).is_err(),
+            _ => false,
+        }
+    }
+
+    /// What has the instances' keys now.
+    fn held(&self, register: &Register) -> Vec<Option<Arc<Instance>>> {
+        let instance = |(key, _): &(InstanceKey, _)| self.instance(key).cloned();
+        register.instances.iter().map(instance).collect()
     }
 
     /// The incarnation to register with, if nothing newer stands against it; `held`: what has the
@@ -199,13 +223,13 @@ impl Registry {
         Ok(wanted)
     }
 
-    /// The lease to register under, renewed; a new one where none fits.
+    /// The lease to register under; `None`: a new one.
     fn lease_for(
-        &mut self,
+        &self,
         register: &Register,
         held: &[Option<Arc<Instance>>],
         incarnation: Incarnation,
-    ) -> Result<LeaseId, Rejection> {
+    ) -> Result<Option<LeaseId>, Rejection> {
         let of_same_run = || {
             let mut held = held.iter().flatten();
             held.find(|held| held.incarnation == incarnation).map(|held| held.lease)
@@ -215,7 +239,7 @@ impl Registry {
                 return Err(Rejection::NothingToKeep);
             }
             check_room(LeaseId(self.last_lease + 1), register.instances.len())?;
-            return Ok(self.add_lease(register.ttl.unwrap_or(Ttl::DEFAULT)));
+            return Ok(None);
         };
         let lease = self.leases.get(id).ok_or(Rejection::UnknownLease(id))?;
         if let Some(within) = &register.within {
@@ -228,8 +252,7 @@ impl Registry {
         }
         let new = register.instances.iter().filter(|(key, _)| !lease.instances.contains(key));
         check_room(id, lease.instances.len() + new.count())?;
-        self.renew_lease(id, register.ttl);
-        Ok(id)
+        Ok(Some(id))
     }
 
     fn renew(&mut self, leases: &[LeaseId]) -> Reply {
@@ -247,17 +270,19 @@ impl Registry {
         update: &Update,
         events: &mut Vec<Arc<Event>>,
     ) -> Result<Reply, Rejection> {
-        let key = &update.target.key;
-        self.check_not_newer(&update.target)?;
-        let Some(held) = self.instance(key).cloned() else {
-            return Err(Rejection::UnknownInstance(key.clone()));
-        };
-        if update.target.incarnation.is_some_and(|named| named > held.incarnation) {
-            return Err(Rejection::UnknownInstance(key.clone()));
-        }
+        let held = self.to_update(update)?;
         let spec = held.spec.updated(update.new_values());
-        self.put_instance(key, spec, held.incarnation, held.lease, events);
+        self.put_instance(&held.key, spec, held.incarnation, held.lease, events);
         Ok(Reply::Updated)
+    }
+
+    /// The instance that an update names.
+    fn to_update(&self, update: &Update) -> Result<Arc<Instance>, Rejection> {
+        self.check_not_newer(&update.target)?;
+        let key = &update.target.key;
+        let named = update.target.incarnation;
+        let held = self.instance(key).filter(|held| named.is_none_or(|it| it <= held.incarnation));
+        held.cloned().ok_or_else(|| Rejection::UnknownInstance(key.clone()))
     }
 
     fn set_override(

@@ -266,6 +266,11 @@ impl InstanceSpec {
         self.texts.reader().list().iter().map(ServiceName::known)
     }
 
+    /// The same names, without a copy of each.
+    pub(crate) fn required_names(&self) -> impl Iterator<Item = &str> {
+        self.texts().requires.iter()
+    }
+
     /// Short labels, in order, each once.
     pub fn tags(&self) -> impl ExactSizeIterator<Item = &str> {
         self.texts().tags.iter()

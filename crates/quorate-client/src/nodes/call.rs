@@ -11,7 +11,9 @@ use tonic::{Code, Request, Response, Status};
 use crate::error::{Attempt, Error};
 use crate::nodes::dial::Connection;
 use crate::nodes::endpoints::{Address, Endpoints, Target};
-use crate::nodes::retry::{Backoff, Decision, FOREGROUND, Pace, decide, met_an_end, retry_after};
+use crate::nodes::retry::{
+    Backoff, Decision, FOREGROUND, Pace, decide, has_not_arrived, met_an_end, retry_after,
+};
 
 /// With less than this left, an attempt is not worth its while.
 const SHORTEST_ATTEMPT: Duration = Duration::from_millis(1);
@@ -117,8 +119,8 @@ pub(crate) enum CallError {
     /// No node served it in time.
     Unreachable(Error),
     /// It was answered, and refused. `retried`: an attempt before it may have had its effect, if it
-    /// has no name.
-    Refused { decision: Decision, status: Status, retried: bool },
+    /// has no name; `tried`: all attempts, this one too.
+    Refused { decision: Decision, status: Status, retried: bool, tried: Vec<Attempt> },
 }
 
 impl CallError {
@@ -127,6 +129,17 @@ impl CallError {
         match self {
             Self::Unreachable(error) => error,
             Self::Refused { status, .. } => Error::rejected(operation, &status),
+        }
+    }
+
+    /// For callers of a write. That there is no room is said of the last attempt alone: one before
+    /// it may still be on its way, and be done once there is some.
+    pub(crate) fn into_write_error(self, operation: &'static str) -> Error {
+        match self {
+            Self::Refused { decision: Decision::Exhausted, retried: true, tried, .. } => {
+                Error::Unreachable { operation, within: None, tried }
+            }
+            error => error.into_error(operation),
         }
     }
 }
@@ -355,7 +368,7 @@ where
     let mut rounds = Rounds::new(FOREGROUND);
     let mut tried: Vec<Attempt> = Vec::new();
     let mut failed_for_good = 0;
-    let mut reread = false;
+    let (mut reread, mut retried) = (false, false);
     while deadline.saturating_duration_since(Instant::now()) > SHORTEST_ATTEMPT {
         let token = endpoints.token_changes();
         let failure = match attempt(endpoints, plan, &mut rounds, deadline, request, &send).await {
@@ -382,12 +395,12 @@ where
             | Decision::Denied
             | Decision::Fail => true,
         };
+        note(&mut tried, &failure);
         if over {
             let Failure { decision, status, .. } = failure;
-            let retried = !tried.is_empty();
-            return Err(CallError::Refused { decision, status, retried });
+            return Err(CallError::Refused { decision, status, retried, tried });
         }
-        note(&mut tried, &failure);
+        retried |= !has_not_arrived(&failure.status);
         // What a node says of itself does not keep the call from the others.
         let wait = match rounds.wait(endpoints) {
             Duration::ZERO => Duration::ZERO,

@@ -7,7 +7,7 @@ use quorate_proto::trailers;
 use rand::Rng;
 use tonic::{Code, Status};
 
-use crate::error::innermost;
+use crate::error::{causes, innermost};
 
 /// What a failed attempt calls for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +70,11 @@ pub(crate) fn met_an_end(status: &Status) -> bool {
             status.code() == Code::Cancelled && said.contains(&&*cause.to_string())
         }
     }
+}
+
+/// Whether no connection came about: the node has nothing of the call.
+pub(super) fn has_not_arrived(status: &Status) -> bool {
+    causes(status).any(|cause| cause.is::<tonic::ConnectError>())
 }
 
 /// The table. Exhaustive: a code that gRPC adds has to be decided here.

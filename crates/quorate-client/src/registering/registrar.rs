@@ -14,7 +14,7 @@ use super::keeper::Keeper;
 use super::renewals::Renewals;
 use crate::core::Core;
 use crate::error::Error;
-use crate::nodes::call::call;
+use crate::nodes::call::{CallError, call};
 use crate::nodes::endpoints::Target;
 use crate::nodes::stub::registry;
 use crate::nodes::write::Write;
@@ -43,7 +43,8 @@ impl Registrar {
     ) -> Result<RegistrationHandle, Error> {
         let (mut keeper, state) = self.prepare(registration)?;
         let deadline = tokio::time::Instant::now() + self.core.options.call_timeout;
-        keeper.register_now(deadline).await.map_err(|failed| failed.error)?;
+        let registered = keeper.register_now(deadline, CallError::into_write_error).await;
+        registered.map_err(|failed| failed.error)?;
         Ok(spawn(keeper, state))
     }
 
@@ -102,7 +103,7 @@ impl Registrar {
         };
         match call(endpoints, &plan, &request, send).await {
             Ok(_) => Ok(()),
-            Err(error) => Err(error.into_error(plan.operation)),
+            Err(error) => Err(error.into_write_error(plan.operation)),
         }
     }
 
@@ -122,7 +123,7 @@ impl Registrar {
         };
         match call(endpoints, &plan, &request, send).await {
             Ok(_) => Ok(()),
-            Err(error) => Err(error.into_error(plan.operation)),
+            Err(error) => Err(error.into_write_error(plan.operation)),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use quorate_client::{
     Client, Code, Error, Gone, InstanceBuilder, InstanceStatus, Registration, RegistrationHandle,
-    RegistrationState,
+    RegistrationState, Update,
 };
 use quorate_proto::v1::Instance;
 use tokio::time::timeout;
@@ -123,6 +123,35 @@ async fn a_refused_update_that_was_made_all_the_same_is_undone() {
     fakes.iter().for_each(|fake| fake.set(Mode::Honest));
     until("it is as it was", || status() == InstanceStatus::Up).await;
     until("and is kept", || lease_id(&handle).is_some()).await;
+}
+
+/// An attempt that got no answer may still be on its way, and be done when there is room again.
+#[tokio::test]
+async fn want_of_room_says_nothing_of_an_attempt_before_it() {
+    let mut fakes = Fake::cluster(2);
+    // Each call by a client of its own, which knows of no node that it has failed.
+    let refused = async |fakes: &[Fake]| {
+        let change = Update::new().load(7);
+        let update = client(fakes).await.update("orders", "a", &change).await;
+        let deregister = client(fakes).await.deregister("orders", "a").await;
+        let register = client(fakes).await.register(orders()).await.map(drop);
+        [update, deregister, register].map(|refused| refused.unwrap_err())
+    };
+    fakes[0].set(Mode::Hang);
+    fakes[1].set(Mode::Overloaded);
+    for error in within(refused(&fakes)).await {
+        let said = error.to_string();
+        assert!(matches!(error, Error::Unreachable { within: None, .. }), "{said}");
+        for words in ["no node could do it", "no answer within", "too many calls wait"] {
+            assert!(said.contains(words), "{words:?}: {said}");
+        }
+    }
+    // The node that was asked first is not there: nothing is on its way.
+    fakes[0].kill();
+    for error in within(refused(&fakes)).await {
+        let said = error.to_string();
+        assert!(matches!(error, Error::Rejected { code: Code::ResourceExhausted, .. }), "{said}");
+    }
 }
 
 /// Nor one that has to be undone, as soon as there is room for that.

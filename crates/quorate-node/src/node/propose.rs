@@ -26,9 +26,6 @@ const RECENT: Duration = Duration::from_secs(60);
 /// One that has a leader in sight (again) is near by then, if it ever is.
 const RECENT_WITHIN: Duration = Duration::from_secs(2);
 
-/// Entries that may wait to be committed and applied: some seconds of a busy cluster.
-const BACKLOG_MAX: usize = 50_000;
-
 type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
 
 impl Node {
@@ -247,15 +244,20 @@ impl Node {
         request: Option<Request>,
     ) -> Result<Outcome, NodeError> {
         let counted = Counted { node: self, since: Instant::now(), ended: false };
-        let written = match check_level(op.level(), || self.level().number)
-            .and_then(|()| self.check_room(&op, request.as_ref()))
-        {
-            Ok(()) => {
+        let admitted = match check_level(op.level(), || self.level().number) {
+            Ok(()) => self.find_room(op, request.as_ref()).await,
+            Err(error) => Err(error),
+        };
+        let written = match admitted {
+            Ok(op) => {
                 let clock = self.stamp();
                 let written = self.raft.client_write(Command { clock, request, op }).await;
+                if let (Err(_), Some(request)) = (&written, &request) {
+                    self.applied.lock().pending.remove(request);
+                }
                 written.map(|written| written.data).map_err(|error| self.not_written(error))
             }
-            Err(full) => Err(full),
+            Err(error) => Err(error),
         };
         counted.end(&written);
         written
@@ -273,61 +275,6 @@ impl Node {
             ) => NodeError::NotLeader { node: self.id },
             RaftError::APIError(other) => self.unexpected(&other),
         }
-    }
-
-    /// What was done already has its place: its caller asks again what came of it.
-    ///
-    /// # Errors
-    /// There is no room for it on the disk, in the registry, or in the log.
-    fn check_room(&self, op: &Op, request: Option<&Request>) -> Result<(), NodeError> {
-        if let Err(full) = self.check_disk(op).and_then(|()| self.check_state(op)) {
-            let is_answered = |request| self.applied.lock().registry.is_answered(request);
-            if !request.is_some_and(is_answered) {
-                return Err(full);
-            }
-            self.disk.check_floor()?;
-        }
-        self.check_backlog()
-    }
-
-    fn check_disk(&self, op: &Op) -> Result<(), NodeError> {
-        match op {
-            // Or the registry would be wrong, or could not be emptied, or callers not be kept from
-            // an instance that fails.
-            Op::Tick
-            | Op::Grace { .. }
-            | Op::Renew(_)
-            | Op::Deregister(_)
-            | Op::Override { .. }
-            | Op::SetHealth(_)
-            | Op::Found { .. } => self.disk.check_floor(),
-            _ => self.disk.check(),
-        }
-    }
-
-    /// Refuses what makes a registry larger that has its size. What is proposed already, and not
-    /// applied, does not count yet: it goes beyond by that.
-    fn check_state(&self, op: &Op) -> Result<(), NodeError> {
-        if !matches!(op, Op::Register(_) | Op::Update(_)) {
-            return Ok(());
-        }
-        let limit = self.tunables.state_bytes_max;
-        let state = self.applied.lock();
-        let (bytes, growth) = (state.registry.bytes(), state.registry.growth(op));
-        if growth == 0 || bytes + growth <= limit {
-            return Ok(());
-        }
-        Err(NodeError::StateFull { node: self.id, bytes, limit })
-    }
-
-    /// Refuses to grow a log that does not commit: what is in it would all come at once, and late.
-    fn check_backlog(&self) -> Result<(), NodeError> {
-        let last = self.metrics.borrow_watched().last_log_index.unwrap_or(0);
-        let waiting = last.saturating_sub(self.applied.position().index) as usize;
-        if waiting <= BACKLOG_MAX {
-            return Ok(());
-        }
-        Err(NodeError::Overloaded { waiting })
     }
 
     /// Waits until another node leads than this one, as far as is known here, or none.
@@ -375,6 +322,8 @@ impl Counted<'_> {
         self.ended = true;
         match written {
             Ok(_) => self.node.meters.commit_seconds.observe(self.since.elapsed().as_secs_f64()),
+            // Answered as it was before.
+            Err(NodeError::Rejected(_)) => {}
             Err(error) => self.node.count_failed(failed_for(error)),
         }
     }

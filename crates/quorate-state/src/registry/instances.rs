@@ -11,7 +11,7 @@ use crate::event::{Change, Event, RemoveReason};
 use crate::hash::Kind;
 use crate::registry::Registry;
 use crate::registry::leases::{EMPTY_SERVICE_MS, EMPTY_SERVICES_MAX};
-use crate::registry::size::instance_bytes;
+use crate::registry::size::{instance_bytes, service_bytes};
 use crate::spec::{Instance, InstanceSpec};
 use crate::tables::deadlines::Due;
 use crate::tables::sorted_map::SortedMap;
@@ -126,8 +126,11 @@ impl Registry {
     pub(crate) fn insert_instance(&mut self, instance: Arc<Instance>) {
         self.index_instance(&instance);
         let key = &instance.key;
-        if let Some(service) = self.known_service(&key.service) {
-            service.instances.insert(key.id.clone(), instance.clone());
+        let Some(service) = self.known_service(&key.service) else { return };
+        let is_first = service.instances.is_empty();
+        service.instances.insert(key.id.clone(), instance.clone());
+        if is_first {
+            self.bytes += service_bytes(&key.service);
         }
     }
 
@@ -173,10 +176,17 @@ impl Registry {
     ) {
         let now = self.clock;
         let Some(service) = self.known_service(key) else { return };
+        let was_empty = service.instances.is_empty();
         change(&mut service.instances);
+        let is_empty = service.instances.is_empty();
         let before = (service.revision, service.empty_since);
-        let empty_since = service.instances.is_empty().then_some(now);
+        let empty_since = is_empty.then_some(now);
         (service.revision, service.empty_since) = (revision, empty_since);
+        match (was_empty, is_empty) {
+            (true, false) => self.bytes += service_bytes(key),
+            (false, true) => self.bytes -= service_bytes(key),
+            _ => {}
+        }
         self.unindex_service(key, before);
         self.index_service(key, (revision, empty_since));
         if let Some(longest) = self.deadlines.empty_service_beyond(EMPTY_SERVICES_MAX).cloned() {

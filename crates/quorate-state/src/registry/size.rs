@@ -1,11 +1,12 @@
 //! How large a registry is, so that a node can hold that against what it may take.
 
+use std::collections::BTreeMap;
+
 use crate::checks::Checks;
-use crate::command::{Op, Request, Update};
+use crate::command::{Op, Register, Update};
 use crate::registry::Registry;
-use crate::registry::replies::Known;
 use crate::spec::{Instance, InstanceSpec};
-use crate::types::{InstanceId, InstanceKey};
+use crate::types::{InstanceId, InstanceKey, ServiceKey};
 
 /// What an instance takes beside its texts, bytes: itself, its places in the tables, a lease of its
 /// own, what trees and the allocator leave free. A million instances with 330 bytes of texts take
@@ -15,9 +16,18 @@ const INSTANCE_BYTES: usize = 400;
 /// What a health check takes beside its texts.
 const CHECK_BYTES: usize = 64;
 
+/// What a service that an instance requires takes beside its name: 40 bytes in the index of
+/// dependents, a tree that may be half full, and a copy of the name.
+const REQUIRED_BYTES: usize = 112;
+
+/// What a service takes beside its names: its place among the services, a list of its instances,
+/// and two places by what the names end in.
+const SERVICE_BYTES: usize = 400;
+
 impl Registry {
-    /// About what the instances and their leases take in memory. Not what has limits of its own:
-    /// overrides, what is known of writes, what failed checks said.
+    /// About what the instances, their services and their leases take in memory. Not what has
+    /// limits of its own: services without instances, overrides, what is known of writes, what
+    /// failed checks said.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -25,16 +35,32 @@ impl Registry {
     /// By how much `op` makes that larger at most, where it is done; 0: not at all.
     pub fn growth(&self, op: &Op) -> usize {
         match op {
-            Op::Register(register) => {
-                let growth = |(key, spec): &(InstanceKey, InstanceSpec)| {
-                    let held = self.instance(key).map_or(0, |held| instance_bytes(held));
-                    bytes(&key.id, spec).saturating_sub(held)
-                };
-                register.instances.iter().map(growth).sum()
-            }
+            Op::Register(register) => self.growth_by_register(register),
             Op::Update(update) => self.growth_by_update(update).unwrap_or(0),
             _ => 0,
         }
+    }
+
+    /// On the whole: what shrinks makes room for what grows.
+    fn growth_by_register(&self, register: &Register) -> usize {
+        // In order, so that those of one service stand together. Of a key that comes twice, the
+        // last counts.
+        let specs: BTreeMap<&InstanceKey, &InstanceSpec> =
+            register.instances.iter().map(|(key, spec)| (key, spec)).collect();
+        let (mut before, mut after, mut last) = (0, 0, None);
+        for (key, spec) in specs {
+            before += self.instance(key).map_or(0, |held| instance_bytes(held));
+            after += bytes(&key.id, spec);
+            let service = Some(&key.service);
+            if last.replace(&key.service) != service && !self.has_instances(&key.service) {
+                after += service_bytes(&key.service);
+            }
+        }
+        after.saturating_sub(before)
+    }
+
+    fn has_instances(&self, service: &ServiceKey) -> bool {
+        self.services.get(service).is_some_and(|service| !service.instances.is_empty())
     }
 
     /// `None`: nothing is done.
@@ -46,9 +72,10 @@ impl Registry {
         Some(after.saturating_sub(instance_bytes(held)))
     }
 
-    /// Whether a request came before, so that it changes nothing when it comes again.
-    pub fn is_answered(&self, request: &Request) -> bool {
-        !matches!(self.replies.find(request), Known::New)
+    /// Whether all that it registers was deregistered a short while ago.
+    pub fn comes_back(&self, op: &Op) -> bool {
+        let Op::Register(register) = op else { return false };
+        register.instances.iter().all(|(key, _)| self.tombstones.contains_key(key))
     }
 }
 
@@ -60,5 +87,11 @@ fn bytes(id: &InstanceId, spec: &InstanceSpec) -> usize {
     let checks = spec.checks().into_iter().flat_map(Checks::iter);
     let checks: usize =
         checks.map(|check| CHECK_BYTES + check.endpoint.len() + check.text().len()).sum();
-    INSTANCE_BYTES + id.as_str().len() + spec.packed_bytes() + checks
+    let required: usize = spec.required_names().map(|name| REQUIRED_BYTES + name.len()).sum();
+    INSTANCE_BYTES + id.as_str().len() + spec.packed_bytes() + checks + required
+}
+
+/// While it has instances. Its names count twice: those with dots have copies by what they end in.
+pub(crate) fn service_bytes(key: &ServiceKey) -> usize {
+    SERVICE_BYTES + 2 * (key.namespace.as_str().len() + key.name.as_str().len())
 }

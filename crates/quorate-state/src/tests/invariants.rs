@@ -18,7 +18,7 @@ use crate::registry::nodes::REMOVED_MAX;
 use crate::registry::replies::{
     Done, ORIGIN_MS, ORIGINS_MAX, REPLIES_IN_ALL_MAX, REPLIES_MAX, USED_STEP_MS,
 };
-use crate::registry::size::instance_bytes;
+use crate::registry::size::{instance_bytes, service_bytes};
 use crate::tables::deadlines::{Deadlines, Due};
 use crate::tables::name_ends::NameEnds;
 
@@ -176,8 +176,12 @@ fn checked(registry: &Registry) -> OrdMap<InstanceKey, Arc<Instance>> {
 }
 
 fn bytes(registry: &Registry) -> usize {
-    let all = registry.services.values().flat_map(|service| service.instances.values());
-    all.map(|instance| instance_bytes(instance)).sum()
+    let used = registry.services.iter().filter(|(_, service)| !service.instances.is_empty());
+    used.map(|(key, service)| {
+        let instances = service.instances.values().map(|instance| instance_bytes(instance));
+        service_bytes(key) + instances.sum::<usize>()
+    })
+    .sum()
 }
 
 fn hash(registry: &Registry) -> StateHash {

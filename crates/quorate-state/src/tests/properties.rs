@@ -269,6 +269,22 @@ proptest! {
         }
     }
 
+    /// Where nothing ends before it.
+    #[test]
+    fn what_is_refused_is_known_before(log in any_log()) {
+        let mut registry = Registry::new();
+        for command in &log {
+            let command = &Command { request: None, ..command.clone() };
+            let now = registry.clock().max(command.clock);
+            let nothing_ends = registry.next_deadline().is_none_or(|deadline| deadline > now);
+            let refused = registry.refuses(&command.op);
+            let is_refused = matches!(registry.apply(command).reply, Reply::Rejected(_));
+            if nothing_ends && matches!(command.op, Op::Register(_) | Op::Update(_)) {
+                assert_eq!(refused, is_refused, "{command:?}");
+            }
+        }
+    }
+
     /// No command ends more than its share, and ticks end the rest.
     #[test]
     fn what_is_due_goes_in_bounded_steps(log in any_log()) {

@@ -43,6 +43,15 @@ fn what_was_done_is_not_done_again() {
     assert_eq!(t.instances(), "web/a@2 L2");
 }
 
+/// Where there is no room for it, its place in the log is taken by something small.
+#[test]
+fn a_repetition_needs_nothing_but_its_name() {
+    let mut t = Transcript::default();
+    let told = "registered L1 15000ms @7";
+    t.asked(0, request(1, 1), register("web/a", 7), &format!("{told} | #1 added web/a@7"));
+    t.asked(1, request(1, 1), Op::Tick, told);
+}
+
 #[test]
 fn a_repetition_tells_the_revision_of_the_first() {
     let mut registry = Registry::new();

@@ -132,14 +132,14 @@ fn only_what_is_new_makes_it_larger() {
     };
     for (op, is_larger, bytes) in [
         (Op::from(long(1_000)), false, 0..=0),
-        (register("web/a", 7).into(), true, 400..=600),
-        (register("web/a", 7).into(), false, 400..=600),
-        (register("web/a", 8).into(), false, 400..=600),
-        (long(1_000).into(), true, 1_400..=1_600),
-        (long(1_000).into(), false, 1_400..=1_600),
-        (long(10).into(), false, 400..=600),
-        (long(11).into(), true, 400..=600),
-        (Update { weight: Some(5), ..update("web/a") }.into(), false, 400..=600),
+        (register("web/a", 7).into(), true, 800..=1_000),
+        (register("web/a", 7).into(), false, 800..=1_000),
+        (register("web/a", 8).into(), false, 800..=1_000),
+        (long(1_000).into(), true, 1_800..=2_000),
+        (long(1_000).into(), false, 1_800..=2_000),
+        (long(10).into(), false, 800..=1_000),
+        (long(11).into(), true, 800..=1_000),
+        (Update { weight: Some(5), ..update("web/a") }.into(), false, 800..=1_000),
         (deregister("web/a").into(), false, 0..=0),
     ] {
         let growth = t.registry.growth(&op);
@@ -149,5 +149,59 @@ fn only_what_is_new_makes_it_larger() {
         assert_eq!(growth, after.saturating_sub(before), "{op:?}");
         assert_eq!(growth > 0, is_larger, "{op:?}");
         assert!(bytes.contains(&after), "{after} after {op:?}");
+    }
+}
+
+/// A registration of one instance that requires so many services.
+fn requiring(name: &str, services: usize) -> Op {
+    let requires = (0..services).map(|at| format!("{at}-{}", "x".repeat(200)));
+    let requires = requires.map(|name| ServiceName::new("requires", &name).unwrap()).collect();
+    let spec = spec(SpecParts { requires, ..parts() });
+    Register { instances: vec![(key(name), spec)], ..register("", 7) }.into()
+}
+
+/// What an index, or a table of services, takes for it.
+#[test]
+fn what_an_instance_requires_counts_and_so_does_a_service_of_its_own() {
+    let mut t = Transcript::default();
+    t.apply(0, requiring("web/a", 0));
+    let before = t.registry.bytes();
+    for (op, least) in [
+        (requiring("web/b", 0), 400),
+        (requiring("web/c", 64), 400 + 64 * (112 + 2 * 202)),
+        (requiring(&format!("{}/a", "y".repeat(250)), 0), 400 + 400 + 2 * 250),
+    ] {
+        let (growth, before) = (t.registry.growth(&op), t.registry.bytes());
+        t.apply(0, op);
+        let more = t.registry.bytes() - before;
+        assert_eq!(growth, more);
+        assert!((least..least + 1_000).contains(&more), "{more}, and not {least}");
+    }
+    t.apply(0, deregister("web/b"));
+    t.apply(0, deregister("web/c"));
+    t.apply(0, deregister(&format!("{}/a", "y".repeat(250))));
+    assert_eq!(t.registry.bytes(), before);
+}
+
+/// A batch that is smaller on the whole needs no room.
+#[test]
+fn what_shrinks_makes_room_for_what_grows_beside_it() {
+    let noted = |name: &str, bytes| {
+        let metadata = BTreeMap::from([("note".to_owned(), "x".repeat(bytes))]);
+        (key(name), spec(SpecParts { metadata, ..parts() }))
+    };
+    let both = |a, b| {
+        let instances = vec![noted("web/a", a), noted("web/b", b)];
+        Op::from(Register { instances, ..register("", 7) })
+    };
+    let mut t = Transcript::default();
+    t.apply(0, both(1_000, 10));
+    for (op, is_larger) in
+        [(both(10, 900), false), (both(1_000, 900), true), (both(10, 1_001), false)]
+    {
+        let (growth, before) = (t.registry.growth(&op), t.registry.bytes());
+        t.apply(0, op);
+        assert_eq!(growth, t.registry.bytes().saturating_sub(before));
+        assert_eq!(growth > 0, is_larger);
     }
 }

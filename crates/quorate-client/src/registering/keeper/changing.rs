@@ -22,10 +22,12 @@ pub(in crate::registering) struct NotRegistered {
 }
 
 impl Keeper {
-    /// Registers, over all nodes, until it is done or the deadline has passed.
+    /// Registers, over all nodes, until it is done or the deadline has passed; `into_error`: what a
+    /// failed call is to the caller.
     pub(in crate::registering) async fn register_now(
         &mut self,
         deadline: Instant,
+        into_error: fn(CallError, &'static str) -> Error,
     ) -> Result<(), NotRegistered> {
         let core = self.core();
         loop {
@@ -56,7 +58,7 @@ impl Keeper {
                             *retried && !is_wrong(status.code())
                         }
                     };
-                    let error = error.into_error(plan.operation);
+                    let error = into_error(error, plan.operation);
                     return Err(NotRegistered { error, may_be_done });
                 }
             }
@@ -83,9 +85,9 @@ impl Keeper {
         }
         // Registering again under the same incarnation changes all instances in one write, renews
         // the lease, and also works when the lease is gone.
-        let Err(NotRegistered { error, may_be_done }) = self.register_now(deadline).await else {
-            return Ok(());
-        };
+        // What is refused is undone here, so that it is no question whether it was done.
+        let registered = self.register_now(deadline, CallError::into_error).await;
+        let Err(NotRegistered { error, may_be_done }) = registered else { return Ok(()) };
         match &error {
             Error::Superseded { .. } => {}
             Error::Rejected { .. } => {

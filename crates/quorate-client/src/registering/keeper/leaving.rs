@@ -37,11 +37,11 @@ impl Keeper {
                     };
                     self.deregister_call(deadline, &request)
                         .await
-                        .map_err(|error| error.into_error("deregister"))?;
+                        .map_err(|error| error.into_write_error("deregister"))?;
                 }
                 Err(Error::superseded(&status))
             }
-            Err(error) => Err(error.into_error("deregister")),
+            Err(error) => Err(error.into_write_error("deregister")),
             Ok(()) => Ok(()),
         }
     }

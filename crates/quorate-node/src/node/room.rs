@@ -1,0 +1,129 @@
+//! Whether there is room for a write: on the disk, in the log, in the registry.
+
+use openraft::async_runtime::watch::WatchReceiver as _;
+use quorate_state::{Op, Reply, Request};
+
+use crate::error::NodeError;
+use crate::node::Node;
+
+/// Entries that may wait to be committed and applied: some seconds of a busy cluster.
+const BACKLOG_MAX: usize = 50_000;
+
+/// What was deregistered a short while ago may come back where the registry is beyond its limit by
+/// up to this part: else no process could be started again once another has taken its place.
+const RETURN_PART: usize = 20;
+
+impl Node {
+    /// What goes into the log for a write: itself; where there is no room for it and it was done
+    /// before, what is answered as that was.
+    ///
+    /// # Errors
+    /// There is no room for it, and nothing that this node had proposed by now has done it; or it
+    /// was refused before.
+    pub(super) async fn find_room(
+        &self,
+        op: Op,
+        request: Option<&Request>,
+    ) -> Result<Op, NodeError> {
+        let mut has_waited = false;
+        loop {
+            let (full, request) = match (self.take_room(&op, request), request) {
+                (Ok(()), _) => return Ok(op),
+                (Err(full), Some(request)) if full.is_full() => (full, request),
+                (Err(error), _) => return Err(error),
+            };
+            let before = self.applied.lock().registry.repeated(request);
+            match before {
+                Some(Reply::Rejected(rejection)) => return Err(NodeError::Rejected(rejection)),
+                Some(_) => {
+                    self.disk.check_floor()?;
+                    self.check_backlog()?;
+                    return Ok(Op::Tick);
+                }
+                // Whoever is told that it is full is told that it was not done.
+                None if has_waited => return Err(full),
+                None => self.apply_all().await?,
+            }
+            has_waited = true;
+        }
+    }
+
+    /// # Errors
+    /// There is no room for it.
+    fn take_room(&self, op: &Op, request: Option<&Request>) -> Result<(), NodeError> {
+        self.check_disk(op)?;
+        self.check_backlog()?;
+        self.take_room_in_registry(op, request)
+    }
+
+    fn check_disk(&self, op: &Op) -> Result<(), NodeError> {
+        match op {
+            // Or the registry would be wrong, or could not be emptied, or callers not be kept from
+            // an instance that fails.
+            Op::Tick
+            | Op::Grace { .. }
+            | Op::Renew(_)
+            | Op::Deregister(_)
+            | Op::Override { .. }
+            | Op::SetHealth(_)
+            | Op::Found { .. } => self.disk.check_floor(),
+            _ => self.disk.check(),
+        }
+    }
+
+    /// Refuses to grow a log that does not commit: what is in it would all come at once, and late.
+    fn check_backlog(&self) -> Result<(), NodeError> {
+        let last = self.metrics.borrow_watched().last_log_index.unwrap_or(0);
+        let waiting = last.saturating_sub(self.applied.position().index) as usize;
+        if waiting <= BACKLOG_MAX {
+            return Ok(());
+        }
+        Err(NodeError::Overloaded { waiting })
+    }
+
+    /// Refuses what makes a registry larger that has its size, with what is under way. Not what the
+    /// state machine would refuse: it has better reasons, which end what its caller does.
+    fn take_room_in_registry(&self, op: &Op, request: Option<&Request>) -> Result<(), NodeError> {
+        if !matches!(op, Op::Register(_) | Op::Update(_)) {
+            return Ok(());
+        }
+        let (limit, term) = (self.tunables.state_bytes_max, self.term());
+        let mut state = self.applied.lock();
+        let growth = state.registry.growth(op);
+        if growth == 0 {
+            return Ok(());
+        }
+        let bytes = state.registry.bytes() + state.pending.bytes(term);
+        let beyond = if state.registry.comes_back(op) { limit / RETURN_PART } else { 0 };
+        if bytes + growth > limit + beyond && !state.registry.refuses(op) {
+            return Err(NodeError::StateFull { node: self.id, bytes, limit });
+        }
+        if let Some(request) = request {
+            state.pending.add(term, request, growth);
+        }
+        Ok(())
+    }
+
+    /// Waits until this node has applied all that is in its log now.
+    ///
+    /// # Errors
+    /// It does not lead any more, or stops.
+    async fn apply_all(&self) -> Result<(), NodeError> {
+        let proposed = self.applied.lock().pending.proposed();
+        // Behind all writes that were handed to Raft before.
+        let last = self.raft.with_raft_state(|state| state.log_ids.last().map(|id| id.index()));
+        let last = last.await.map_err(|fatal| self.fatal(&fatal))?.unwrap_or(0);
+        let mut positions = self.applied.positions();
+        let applied = async { positions.wait_for(|position| position.index >= last).await.is_ok() };
+        tokio::select! {
+            biased; // what is applied is applied
+            true = applied => {}
+            () = self.leader_is_other_than(Some(self.id)) => {
+                return Err(NodeError::NotLeader { node: self.id });
+            }
+            () = self.stop.cancelled() => return Err(NodeError::Stopping { node: self.id }),
+        }
+        self.applied.lock().pending.forget(proposed);
+        Ok(())
+    }
+}
