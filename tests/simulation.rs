@@ -14,11 +14,11 @@
 //!
 //! What a seed fixes: the faults and their moments, the network's delays, the election timeouts,
 //! what the clients do, and that what blocks does so at once. Only with `tokio_unstable`: in which
-//! order tokio polls the arms of a `select!`, and what the operating system's clock says to h2
-//! (`clock/`). Without it, a replay has the same faults at the same moments, and then goes its own
-//! way; with it, every message is the same, at the same moment (`a_seed_runs_the_same_way_twice`),
-//! but for two of the first 300 seeds (154, 186), both with TLS; why is not known. (Found before
-//! instances were overridden, which makes other runs of all seeds; not looked for again.)
+//! order tokio polls the arms of a `select!`, and what the operating system's clocks say to h2 and
+//! hyper (`clock/`). Without it, a replay has the same faults at the same moments, and then goes
+//! its own way; with it, every message is the same, at the same moment
+//! (`a_seed_runs_the_same_way_twice`). Two of the first 300 seeds (154, 186), both with TLS, ran
+//! another way each time while hyper heard the real time; whether they still do was not looked for.
 //! Every seed gets a process of its own, because tokio's task ids count on from run to run and have
 //! a say in the order in which a crashed node's tasks go.
 //!

@@ -3,11 +3,12 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use quorate_client::Consistency;
 use quorate_proto::v1::{FetchRequest, LeaseRenewal, RenewRequest};
 use tonic::{Code, Request, Status};
 
-use crate::cli::{Running, ask};
+use crate::cli::{Ran, Running, ask};
 use crate::cluster::{Cluster, Node};
 use crate::feed::{Feed, Seen};
 use crate::raw::registration;
@@ -78,6 +79,78 @@ async fn without_a_quorum_nothing_hangs_and_local_reads_go_on() {
         says(&living, "registered and renewed again").await;
         feed.assert_gapless();
         cluster.nodes[back[1]].start();
+    }
+}
+
+/// What takes a quorum, at the last of three: what changes the members, the lead, the level, or
+/// what is registered, what reads it, and a copy of all. Each ends within its `--timeout`, in
+/// words, and leaves nothing behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_without_a_quorum_say_so_in_time_and_what_to_type_next() {
+    let mut cluster = Cluster::start(3).await;
+    let (founders, all) = ([0, 1, 2], cluster.all());
+    let new = cluster.add_new(4).await;
+    cluster.nodes[new].start();
+    let newcomer = cluster.nodes[new].peer_address();
+    for leader_is_left in [true, false] {
+        let leader = cluster.leader_among(&founders).await;
+        let alone = if leader_is_left { leader } else { (leader + 1) % 3 };
+        let lost: Vec<usize> = founders.into_iter().filter(|at| *at != alone).collect();
+        let [gone, also_gone] = [lost[0], lost[1]].map(|at| cluster.nodes[at].id);
+        for at in &lost {
+            cluster.nodes[*at].kill();
+        }
+        let backup = cluster.dir().join("registry.backup");
+        let lines = [
+            format!("cluster add 4 {newcomer}"),
+            format!("cluster replace {gone} 4 {newcomer}"),
+            format!("cluster backup {}", backup.display()),
+            "cluster overrides".to_owned(),
+            "cluster override web a --weight 0".to_owned(),
+            "cluster override web a --clear".to_owned(),
+            "cluster upgrade finalize".to_owned(),
+            "cluster upgrade hold".to_owned(),
+            "cluster transfer-leader".to_owned(),
+            format!("cluster transfer-leader {gone}"),
+            format!("cluster remove {gone}"),
+            format!("cluster remove {also_gone}"),
+            "register web a --endpoint http=http://h:1 --once".to_owned(),
+            "update web a --weight 5".to_owned(),
+            "deregister web a".to_owned(),
+            "services".to_owned(),
+        ];
+        // A few at a time: each takes a core for a moment.
+        for some in lines.chunks(4) {
+            join_all(some.iter().map(|line| ends_in_time(&all, line))).await;
+        }
+        assert!(!backup.exists());
+        for at in lost {
+            cluster.nodes[at].start();
+        }
+        cluster.leader_among(&founders).await;
+        let status = ask(&all, "cluster status -o json").await.expect(0).json();
+        let members = status["members"].as_array().expect("members");
+        let ids: Vec<_> = members.iter().map(|member| member["id"].as_u64()).collect();
+        assert_eq!(ids, [Some(1), Some(2), Some(3)], "{status}");
+    }
+}
+
+/// At its timeout, or before; not each time where the machine is held up.
+async fn ends_in_time(nodes: &str, line: &str) {
+    let timeout = Duration::from_secs(2);
+    for tries in 1.. {
+        let begun = Instant::now();
+        let ran = ask(nodes, &format!("{line} --timeout 2s")).await;
+        let took = begun.elapsed();
+        eprintln!("measured: no quorum: {line}: exit code {} after {took:?}", ran.code);
+        let Ran { code, err, .. } = &ran;
+        assert_eq!(*code, 3, "{line}: {ran:?}");
+        assert!(err.contains("no quorum"), "{line}: {err}");
+        assert!(err.contains("`quorate cluster status` says how"), "{line}: {err}");
+        if took <= timeout + Duration::from_millis(500) {
+            return;
+        }
+        assert!(tries < TRIES, "{line} ended after {took:?}, not within {timeout:?}: {err}");
     }
 }
 

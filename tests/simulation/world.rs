@@ -42,9 +42,9 @@ const STEP: Duration = Duration::from_millis(2);
 /// Runs go on a little after `END`, for the last looks at the nodes.
 const LAST: Ms = END + 1_500;
 
-/// What the operating system's clock says when a run begins: far from 0, which an `Instant` of an
-/// hour ago would be below.
-const CLOCK_BEGINS: Duration = Duration::from_secs(1_000_000);
+/// What the operating system's clocks say when a run begins, and turmoil's: a day in 2001, far from
+/// 0, which an `Instant` of an hour ago would be below.
+const CLOCK_BEGINS: Duration = Duration::from_secs(1_000_000_000);
 
 /// A node as the simulation drives it.
 struct Handle {
@@ -76,7 +76,7 @@ struct World<'a> {
 /// Runs a plan; everything that was noted down.
 pub(crate) fn run(plan: &Arc<Plan>) -> Notes {
     let root = temp_dir();
-    set_monotonic_clock(Some(Duration::ZERO));
+    set_clocks(Some(Duration::ZERO));
     quorate_node::seed_this_thread(plan.seed);
     quorate_node::set_wall_clock_of_this_thread(wall_clock);
     let mut builder = turmoil::Builder::new();
@@ -84,7 +84,7 @@ pub(crate) fn run(plan: &Arc<Plan>) -> Notes {
         .rng_seed(plan.seed)
         .tick_duration(STEP)
         .simulation_duration(Duration::from_millis(LAST + 60_000))
-        .epoch(std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000))
+        .epoch(std::time::UNIX_EPOCH + CLOCK_BEGINS)
         .min_message_latency(Duration::from_millis(1))
         .max_message_latency(Duration::from_millis(plan.tuning.latency_max_ms));
     let notes = Shared::default();
@@ -110,7 +110,7 @@ pub(crate) fn run(plan: &Arc<Plan>) -> Notes {
     notes.borrow_mut().violations.extend(storms());
     notes.borrow_mut().applied = applied::take();
     drop(world);
-    set_monotonic_clock(None);
+    set_clocks(None);
     Rc::into_inner(notes).expect("everything else is gone").into_inner()
 }
 
@@ -121,14 +121,14 @@ fn wall_clock() -> Duration {
     if now.as_secs().is_multiple_of(2) { now } else { now + year }
 }
 
-/// h2 asks the operating system what time it is; where the clock can be set, it hears the simulated
-/// time.
+/// h2 and hyper ask the operating system what time it is; where its clocks can be set, they hear
+/// the simulated time.
 #[expect(unexpected_cfgs, reason = "tokio's own switch, set by `cargo sim`")]
-fn set_monotonic_clock(elapsed: Option<Duration>) {
+fn set_clocks(elapsed: Option<Duration>) {
     #[cfg(tokio_unstable)]
     simulated_clock::set(elapsed.map(|elapsed| CLOCK_BEGINS + elapsed));
     #[cfg(not(tokio_unstable))]
-    let _ = (elapsed, CLOCK_BEGINS);
+    let _ = elapsed;
 }
 
 /// In memory where that can be had: every append is flushed, and power cuts are not simulated here.
@@ -231,7 +231,7 @@ impl World<'_> {
             if at >= LAST {
                 return;
             }
-            set_monotonic_clock(Some(self.sim.elapsed()));
+            set_clocks(Some(self.sim.elapsed()));
             if let Err(error) = self.sim.step() {
                 let line = format!("at {at} ms: a node or a client ended by itself: {error}");
                 return self.notes.borrow_mut().violations.push(line);

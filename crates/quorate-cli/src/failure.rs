@@ -44,8 +44,17 @@ impl Failure {
         Self { code: NOT_STARTED, message: message.into() }
     }
 
+    /// Names something else to do.
+    pub(crate) fn or_next(self, next: &str) -> Self {
+        Self { message: format!("{}; {next}", self.message), ..self }
+    }
+
     pub(crate) fn code(&self) -> u8 {
         self.code
+    }
+
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.code == UNREACHABLE
     }
 
     pub(crate) fn message(&self) -> &str {

@@ -33,7 +33,7 @@ pub(crate) enum NodeError {
     Rejected(Rejection),
     /// There is no leader within the deadline.
     #[error(
-        "no leader within {waited_ms} ms: a majority of the cluster's nodes is needed, see `quorate cluster status`"
+        "no leader within {waited_ms} ms: there is no quorum (a majority of the voters), or this node is cut off from it; see `quorate cluster status`"
     )]
     NoLeader { waited_ms: u64 },
     /// There is a leader, but it did not answer or commit within the deadline; a write may yet
@@ -248,7 +248,7 @@ pub(crate) enum MembershipError {
     )]
     VotesAlready { id: NodeId, old: NodeId },
     #[error(
-        "only {alive} of {voters} voters can be reached, {needed} are needed for any change of members; bring the others back first"
+        "no quorum: only {alive} of {voters} voters can be reached, {needed} are needed for any change of members; bring the others back first, `quorate cluster status` names them"
     )]
     NoQuorum { alive: usize, voters: usize, needed: usize },
     #[error("the node at {address} has id {found}, not {wanted}")]
@@ -264,7 +264,7 @@ pub(crate) enum MembershipError {
     )]
     Taken { id: NodeId, address: String },
     #[error(
-        "without node {id}, only {alive} of {voters} voters would be reachable, {needed} are needed; bring the others back first"
+        "without node {id}, only {alive} of {voters} voters would be reachable, {needed} are needed; bring the others back first, `quorate cluster status` names them"
     )]
     WouldLoseQuorum { id: NodeId, alive: usize, voters: usize, needed: usize },
     #[error("node {id} is the last voter and cannot be removed")]

@@ -8,7 +8,7 @@ pub(super) mod verdict;
 use std::path::Path;
 use std::time::Duration;
 
-use quorate_client::{Admin, Member, MemberRole};
+use quorate_client::{Admin, Error, Member, MemberRole};
 use serde_json::json;
 use tempfile::NamedTempFile;
 use tokio::fs;
@@ -60,7 +60,7 @@ pub(crate) async fn run(command: ClusterCommand) -> Result<(), Failure> {
         }
         ClusterCommand::Snapshot { client } => {
             let admin = admin(&client).await?;
-            // As a backup.
+            // As a backup of what one node has.
             told(trying("cluster snapshot", &client), admin.status(true)).await?;
             let what = "cluster snapshot: waiting for a node to have built it".to_owned();
             let answer = told(what, admin.trigger_snapshot()).await?;
@@ -74,9 +74,16 @@ pub(crate) async fn run(command: ClusterCommand) -> Result<(), Failure> {
             Ok(())
         }
         ClusterCommand::Backup { file, local, client } => {
-            let admin = admin(&client).await?;
-            // To make it may take longer than `--timeout`: it is only begun where a node answers.
-            told(trying("cluster backup", &client), admin.status(true)).await?;
+            let admin = match local {
+                true => {
+                    let admin = admin(&client).await?;
+                    // To make it may take longer than `--timeout`: it is only begun where a node
+                    // answers.
+                    told(trying("cluster backup", &client), admin.status(true)).await?;
+                    admin
+                }
+                false => answering(&client, "cluster backup").await.map_err(or_a_local_one)?,
+            };
             let what = "cluster backup: waiting for a node to have sent it".to_owned();
             told(what, backup(&file, local, &client, &admin)).await
         }
@@ -96,11 +103,26 @@ async fn admin(args: &ClientArgs) -> Result<Admin, Failure> {
 
 /// An [`admin`] for what may take longer than `--timeout`: that is only begun where a quorum
 /// answers.
-async fn answering(args: &ClientArgs, what: &str) -> Result<Admin, Failure> {
+async fn answering(args: &ClientArgs, what: &'static str) -> Result<Admin, Failure> {
     let client = client(args, Stay::Once).await?;
     // A small answer that takes a quorum.
-    told(trying(what, args), client.dependents("quorate")).await?;
+    let asked = told(trying(what, args), client.dependents("quorate")).await;
+    asked.map_err(|error| of_command(what, error))?;
     Ok(client.admin())
+}
+
+/// What was asked for first was not what the operator wanted.
+fn of_command(operation: &'static str, error: Error) -> Error {
+    match error {
+        Error::Unreachable { within, tried, .. } => Error::Unreachable { operation, within, tried },
+        Error::Rejected { code, message, .. } => Error::Rejected { operation, code, message },
+        error => error,
+    }
+}
+
+fn or_a_local_one(failure: Failure) -> Failure {
+    let local = "without a quorum, `quorate cluster backup --local` copies what one node has";
+    if failure.is_unreachable() { failure.or_next(local) } else { failure }
 }
 
 fn members_now(args: &ClientArgs, what: &str, members: &[Member]) -> Result<(), Failure> {
