@@ -6,8 +6,15 @@ use std::sync::{Mutex, MutexGuard};
 use bytes::Bytes;
 use quorate_state::{Revision, ServiceKey};
 
-/// Encoded services that are kept, bytes.
-const KEPT_MAX: usize = 16 * 1024 * 1024;
+/// Encoded services that are kept where the state is small, bytes ...
+const KEPT_MIN: usize = 16 * 1024 * 1024;
+/// ... else this part of what the state takes: room for about all services where an instance has
+/// 256 bytes of metadata, for half of them where it has many KiB ...
+const KEPT_SHARE: usize = 2;
+/// ... but no more than this, which is on top of the state for good.
+const KEPT_MAX: usize = 256 * 1024 * 1024;
+/// Where there is no room, one in so many new ones takes the place of others.
+const ADMITTED_SHARE: u64 = 4;
 
 /// Services as they were last sent. Many callers fetch the same few services, and each time all of
 /// their instances would be converted and encoded; a service of 100 instances is answered from here
@@ -17,27 +24,44 @@ pub(crate) struct EncodedServices {
     kept: Mutex<Kept>,
 }
 
+/// Which ones give way is drawn by lot, and most new ones are not let in: whoever asks for all in
+/// turn, and there are more than fit, then finds many of them. By age none would be found, since
+/// each would give way just before it is asked for again. What is asked for often comes back soon.
 #[derive(Debug, Default)]
 struct Kept {
-    by_key: HashMap<ServiceKey, (Revision, Bytes)>,
+    /// In no order.
+    services: Vec<Service>,
+    /// Where each stands.
+    places: HashMap<ServiceKey, usize>,
     bytes: usize,
+    lots: u64,
+}
+
+#[derive(Debug)]
+struct Service {
+    key: ServiceKey,
+    revision: Revision,
+    encoded: Bytes,
 }
 
 impl EncodedServices {
-    /// The service at this revision, encoded now or before.
+    /// The service at this revision, encoded now or before; it is of a state that takes
+    /// `state_bytes`.
     pub(crate) fn get(
         &self,
         key: &ServiceKey,
         revision: Revision,
+        state_bytes: usize,
         encode: impl FnOnce() -> Bytes,
     ) -> Bytes {
-        if let Some((known, encoded)) = self.lock().by_key.get(key)
-            && *known == revision
+        if let Some(known) = self.lock().find(key)
+            && known.revision == revision
         {
-            return encoded.clone();
+            return known.encoded.clone();
         }
         let encoded = encode();
-        self.lock().keep(key, revision, encoded.clone());
+        let new = Service { key: key.clone(), revision, encoded: encoded.clone() };
+        self.lock().keep(new, (state_bytes / KEPT_SHARE).clamp(KEPT_MIN, KEPT_MAX));
         encoded
     }
 
@@ -47,19 +71,44 @@ impl EncodedServices {
 }
 
 impl Kept {
-    /// Forgets all others when there is no room: what is still asked for comes back at once.
-    fn keep(&mut self, key: &ServiceKey, revision: Revision, encoded: Bytes) {
-        if self.bytes + encoded.len() > KEPT_MAX {
-            self.by_key.clear();
-            self.bytes = 0;
+    fn find(&self, key: &ServiceKey) -> Option<&Service> {
+        self.places.get(key).map(|place| &self.services[*place])
+    }
+
+    /// Another revision takes the place of what is known of its service.
+    fn keep(&mut self, new: Service, max: usize) {
+        let known = self.places.get(&new.key).copied();
+        if let Some(place) = known {
+            self.remove(place);
         }
-        if encoded.len() > KEPT_MAX {
+        let needed = new.encoded.len();
+        let is_full = self.bytes + needed > max;
+        if needed > max || (is_full && known.is_none() && self.draw(ADMITTED_SHARE) != 0) {
             return;
         }
-        self.bytes += encoded.len();
-        if let Some((_, replaced)) = self.by_key.insert(key.clone(), (revision, encoded)) {
-            self.bytes -= replaced.len();
+        while self.bytes + needed > max {
+            let place = self.draw(self.services.len() as u64) as usize;
+            self.remove(place);
         }
+        self.bytes += needed;
+        self.places.insert(new.key.clone(), self.services.len());
+        self.services.push(new);
+    }
+
+    fn remove(&mut self, place: usize) {
+        let removed = self.services.swap_remove(place);
+        self.bytes -= removed.encoded.len();
+        self.places.remove(&removed.key);
+        if let Some(moved) = self.services.get(place) {
+            self.places.insert(moved.key.clone(), place);
+        }
+    }
+
+    /// A number below this one (Knuth's MMIX generator: any lots will do).
+    fn draw(&mut self, below: u64) -> u64 {
+        self.lots = self.lots.wrapping_mul(6_364_136_223_846_793_005);
+        self.lots = self.lots.wrapping_add(1_442_695_040_888_963_407);
+        (self.lots >> 33) % below
     }
 }
 
@@ -78,23 +127,71 @@ mod tests {
     fn a_service_is_encoded_once_for_each_revision() {
         let services = EncodedServices::default();
         let encoded = |text: &'static str| move || Bytes::from_static(text.as_bytes());
-        assert_eq!(services.get(&key("a"), Revision(1), encoded("one")), "one");
-        assert_eq!(services.get(&key("a"), Revision(1), || panic!("encoded again")), "one");
-        assert_eq!(services.get(&key("a"), Revision(2), encoded("second")), "second");
-        assert_eq!(services.get(&key("b"), Revision(2), encoded("other")), "other");
+        assert_eq!(services.get(&key("a"), Revision(1), 0, encoded("one")), "one");
+        assert_eq!(services.get(&key("a"), Revision(1), 0, || panic!("encoded again")), "one");
+        assert_eq!(services.get(&key("a"), Revision(2), 0, encoded("second")), "second");
+        assert_eq!(services.get(&key("b"), Revision(2), 0, encoded("other")), "other");
+        assert_eq!(services.get(&key("a"), Revision(2), 0, || panic!("encoded again")), "second");
         assert_eq!(services.lock().bytes, "second".len() + "other".len());
     }
 
     #[test]
-    fn what_is_kept_is_bounded() {
-        let services = EncodedServices::default();
-        let large = Bytes::from(vec![0; KEPT_MAX / 2]);
-        for name in ["a", "b", "c"] {
-            services.get(&key(name), Revision(1), || large.clone());
+    fn what_is_kept_is_a_part_of_the_state_between_two_bounds() {
+        for (state_bytes, max) in [
+            (0, KEPT_MIN),
+            (KEPT_MIN * KEPT_SHARE * 3, KEPT_MIN * 3),
+            (usize::MAX, KEPT_MAX),
+            (0, KEPT_MIN),
+        ] {
+            let services = EncodedServices::default();
+            // All of one buffer: what they say that they take is counted.
+            let all = Bytes::from(vec![0; max / 8]);
+            for at in 0..100 {
+                services.get(&key(&format!("s{at}")), Revision(1), state_bytes, || all.clone());
+                let kept = services.lock();
+                assert!(kept.bytes <= max && kept.services.len() == kept.places.len());
+            }
+            assert_eq!(services.lock().bytes, max / 8 * 8, "of a state of {state_bytes}");
         }
-        assert_eq!(services.lock().bytes, KEPT_MAX / 2);
-        assert_eq!(services.lock().by_key.len(), 1);
-        services.get(&key("d"), Revision(1), || Bytes::from(vec![0; KEPT_MAX + 1]));
-        assert_eq!(services.lock().bytes, 0);
+    }
+
+    #[test]
+    fn a_state_that_has_become_smaller_has_less_kept_and_one_too_large_takes_no_place() {
+        let services = EncodedServices::default();
+        let (large, small) = (Bytes::from(vec![0; KEPT_MIN]), Bytes::from_static(b"small"));
+        let state_bytes = KEPT_MIN * KEPT_SHARE * 4;
+        for name in ["a", "b", "c", "d"] {
+            services.get(&key(name), Revision(1), state_bytes, || large.clone());
+        }
+        services.get(&key("d"), Revision(2), 0, || small.clone());
+        assert_eq!(services.lock().bytes, small.len(), "none of the others fits beside it");
+        let too_large = Bytes::from(vec![0; KEPT_MIN + 1]);
+        for _ in 0..100 {
+            services.get(&key("e"), Revision(1), 0, || too_large.clone());
+        }
+        assert_eq!(services.lock().bytes, small.len());
+    }
+
+    /// When there was no room, all that was kept was forgotten: asking for more in turn than fits
+    /// found none of them.
+    #[test]
+    fn who_asks_for_all_in_turn_finds_many_of_them_where_not_all_fit() {
+        const FIT: usize = 100;
+        let encoded = Bytes::from(vec![0; KEPT_MIN / FIT]);
+        for (services, hits_min) in [(FIT, 100), (FIT * 11 / 10, 75), (FIT * 2, 25), (FIT * 4, 5)] {
+            let kept = EncodedServices::default();
+            let mut encodings = 0;
+            const TURNS: usize = 40;
+            for at in 0..TURNS * services {
+                let key = key(&format!("s{}", at % services));
+                kept.get(&key, Revision(1), 0, || {
+                    // The first turns fill it.
+                    encodings += usize::from(at >= TURNS / 2 * services);
+                    encoded.clone()
+                });
+            }
+            let hits = 100 - 100 * encodings / (TURNS / 2 * services);
+            assert!(hits >= hits_min, "{hits} of 100 found, {services} in turn");
+        }
     }
 }

@@ -246,7 +246,9 @@ fn encoded(node: &Node, registry: &Registry, filter: &Filter, key: &ServiceKey) 
         Bytes::from(convert::service_to_wire(&part).encode_to_vec())
     };
     match service {
-        Some(service) if is_by_name(filter) => node.encoded().get(key, service.revision, encode),
+        Some(service) if is_by_name(filter) => {
+            node.encoded().get(key, service.revision, registry.bytes(), encode)
+        }
         _ => encode(),
     }
 }
