@@ -10,6 +10,7 @@ use rcgen::{
 };
 use rustls::pki_types::pem::PemObject as _;
 use tempfile::TempDir;
+use x509_parser::asn1_rs::{Any, Class, FromDer as _};
 
 use super::*;
 
@@ -245,16 +246,17 @@ fn of_version_1(certificate: &CertificateDer<'_>) -> String {
         };
         [head, content.to_vec()].concat()
     };
-    let mut whole = &certificate[..];
-    let (_, mut whole) = der::element(&mut whole).unwrap();
-    let (_, mut signed) = der::element(&mut whole).unwrap();
-    let mut kept = Vec::new();
-    while let Some((tag, content)) = der::element(&mut signed) {
-        if ![0xa0, 0xa3].contains(&tag) {
-            kept.extend(part(tag, content));
+    let (_, whole) = Any::from_der(certificate).unwrap();
+    let (behind, signed) = Any::from_der(whole.data).unwrap();
+    let (mut kept, mut rest) = (Vec::new(), signed.data);
+    while let Ok((left, field)) = Any::from_der(rest) {
+        // The version, and the extensions.
+        if field.class() != Class::ContextSpecific {
+            kept.extend(&rest[..rest.len() - left.len()]);
         }
+        rest = left;
     }
-    let made = part(0x30, &[&part(0x30, &kept), whole].concat());
+    let made = part(0x30, &[&part(0x30, &kept), behind].concat());
     pem("CERTIFICATE", &made)
 }
 
