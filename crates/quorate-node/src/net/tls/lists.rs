@@ -49,6 +49,14 @@ fn name(issuer: &[u8]) -> String {
     verify::common_name(issuer).unwrap_or_else(|| "an authority".to_owned())
 }
 
+/// Leaves out the lists of authorities that are not trusted: with its authority, a list goes.
+pub(super) fn leave(crls: &mut Vec<CertificateRevocationListDer<'static>>, trusted: &Authorities) {
+    crls.retain(|der| {
+        BorrowedCertRevocationList::from_der(der)
+            .is_ok_and(|list| trusted.contains_key(CertRevocationList::Borrowed(list).issuer()))
+    });
+}
+
 /// How new the lists are, by authority.
 ///
 /// # Errors
