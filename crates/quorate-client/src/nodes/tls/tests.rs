@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
-    KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CrlDistributionPoint,
+    CrlIssuingDistributionPoint, DnType, GeneralSubtree, IsCa, Issuer, KeyIdMethod, KeyPair,
+    NameConstraints, RevokedCertParams, SerialNumber, date_time_ymd,
 };
-use rustls::SignatureScheme;
 use rustls::client::danger::ServerCertVerifier as _;
+use rustls::{CertificateError, SignatureScheme};
 
 use super::*;
 
@@ -81,6 +82,17 @@ impl Revoking {
     }
 
     fn list_with(&self, number: u64, year: i32, revoked: &[u64]) -> String {
+        self.made(number, year, revoked, None)
+    }
+
+    /// `place`: of which certificates it is, by where they say that their list is.
+    fn made(
+        &self,
+        number: u64,
+        year: i32,
+        revoked: &[u64],
+        place: Option<CrlDistributionPoint>,
+    ) -> String {
         let revoked = revoked.iter().map(|serial| RevokedCertParams {
             serial_number: SerialNumber::from(*serial),
             revocation_time: date_time_ymd(2020, 1, 1),
@@ -91,7 +103,9 @@ impl Revoking {
             this_update: date_time_ymd(year, 1, 1),
             next_update: date_time_ymd(year + 1, 1, 1),
             crl_number: SerialNumber::from(number),
-            issuing_distribution_point: None,
+            issuing_distribution_point: place.map(|distribution_point| {
+                CrlIssuingDistributionPoint { distribution_point, scope: None }
+            }),
             revoked_certs: revoked.collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
@@ -253,6 +267,60 @@ async fn a_bad_file_holds_back_no_other() {
     assert!(!files.trusts(&of_coming), "another key: whom to trust counts");
     files.put([("certificate", &third)]).await;
     assert!(files.shows(&third));
+}
+
+/// RUSTSEC-2026-0049 (webpki): of the places where a certificate says that its list is, only the
+/// first was looked at. With a list of another of them, what was revoked was trusted.
+#[test]
+fn a_list_counts_whichever_place_of_it_the_certificate_names() {
+    let place = |name: &str| CrlDistributionPoint { uris: vec![format!("http://ca.test/{name}")] };
+    let ours = Revoking::new("ours");
+    let node = |places: &[&str]| {
+        let mut params = CertificateParams::new(vec!["a".to_owned()]).unwrap();
+        params.serial_number = Some(SerialNumber::from(7_u64));
+        params.crl_distribution_points = places.iter().map(|name| place(name)).collect();
+        let key = KeyPair::generate().unwrap();
+        params.signed_by(&key, &ours.issuer).unwrap().der().clone()
+    };
+    let list = ours.made(1, 2020, &[7], Some(place("b")));
+    let (ca, name) = (Tls::new().ca_pem(ours.pem.as_str()), ServerName::try_from("a").unwrap());
+    let loaded = ca.crl_pem(list).load().unwrap().kept.now();
+    let now = loaded.config.time_provider.current_time().unwrap();
+    for (places, is_revoked) in
+        [(&["b"][..], true), (&["a", "b"], true), (&["b", "a"], true), (&["a"], false)]
+    {
+        let verified = loaded.verifier.verify_server_cert(&node(places), &[], &name, &[], now);
+        let revoked = Err(rustls::Error::InvalidCertificate(CertificateError::Revoked));
+        assert_eq!(verified.map(drop) == revoked, is_revoked, "{places:?}");
+    }
+}
+
+/// RUSTSEC-2026-0099 (webpki): a CA that may issue for one host alone could issue for all beside
+/// it, by a name with a `*`.
+#[test]
+fn a_limited_ca_issues_for_no_more_by_a_wildcard() {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let permitted_subtrees = vec![GeneralSubtree::DnsName("a.test".to_owned())];
+    params.name_constraints =
+        Some(NameConstraints { permitted_subtrees, excluded_subtrees: Vec::new() });
+    let key = KeyPair::generate().unwrap();
+    let pem = params.self_signed(&key).unwrap().pem();
+    let issuer = Issuer::new(params, key);
+    let loaded = Tls::new().ca_pem(pem).load().unwrap().kept.now();
+    let now = loaded.config.time_provider.current_time().unwrap();
+    for (of, host, is_trusted) in [
+        ("a.test", "a.test", true),
+        ("*.a.test", "n.a.test", true),
+        ("*.test", "a.test", false),
+        ("*.test", "b.test", false),
+    ] {
+        let params = CertificateParams::new(vec![of.to_owned()]).unwrap();
+        let node = params.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap();
+        let name = ServerName::try_from(host).unwrap();
+        let verified = loaded.verifier.verify_server_cert(node.der(), &[], &name, &[], now);
+        assert_eq!(verified.is_ok(), is_trusted, "{of} for {host}: {verified:?}");
+    }
 }
 
 #[test]
