@@ -14,7 +14,7 @@ use quorate_proto::v1::{
 };
 use tonic::{Code, Status};
 
-use super::calls::{assert_refused, fetch_of, named, registration, renewal, spec};
+use super::calls::{Registry, assert_refused, fetch_of, named, registration, renewal, spec};
 use super::guarded::{Guarded, ROOT, by, entry};
 use super::harness::eventually;
 use super::stream::{subscribe_to, subscribe_to_prefix};
@@ -449,5 +449,40 @@ async fn one_header_counts_and_it_has_to_be_whole() {
         assert!(fetch(headers).await.is_err(), "{}", headers[0].0);
         // By a new connection: the transport's own may be ending still.
         eventually("it goes on", async || fetch(&[("authorization", right)]).await.ok()).await;
+    }
+}
+
+/// CVE-2026-29181 (opentelemetry-go): all `baggage` of a call was parsed, as many headers as came.
+/// Here nobody reads it; how much there may be is bound as all headers are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn baggage_is_passed_over_and_too_much_of_it_is_refused() {
+    let guarded = Guarded::start(1, &access()).await;
+    let others = guarded.cluster.registry(1);
+    let fetch = async |registry: &Registry, token: &str, baggage: &[String]| {
+        let mut request = by(Some(token), fetch_of(&["orders"]));
+        for value in baggage {
+            request.metadata_mut().append("baggage", value.parse().unwrap());
+        }
+        registry.clone().fetch(request).await.map(drop)
+    };
+    let entries = |count: usize| (0..count).map(|at| format!("k{at}=v{at}")).collect::<Vec<_>>();
+    for (what, baggage, is_taken) in [
+        ("one", entries(1), true),
+        ("many entries in one", vec![entries(700).join(",")], true),
+        ("many", entries(200), true),
+        ("a large one", vec![format!("k={}", "v".repeat(8 * 1024))], true),
+        ("none that means anything", vec![",;=,%zz=%".to_owned(), "k=v;;;".to_owned()], true),
+        ("an identity", vec!["authorization=Bearer qrt_root,user=root".to_owned()], true),
+        ("more than all headers may be", entries(2_000), false),
+        ("one that is larger", vec![format!("k={}", "v".repeat(64 * 1024))], false),
+        ("as many entries", vec![entries(8_000).join(",")], false),
+    ] {
+        // By a connection of its own: one that is refused may end it.
+        let registry = guarded.cluster.registry(1);
+        let answer = fetch(&registry, "qrt_root", &baggage).await;
+        assert_eq!(code(answer) == Code::Ok, is_taken, "{what}");
+        let unknown = fetch(&registry, "qrt_wrong", &baggage).await;
+        assert_ne!(code(unknown), Code::Ok, "{what}: it is no credential");
+        assert_eq!(code(fetch(&others, "qrt_root", &[]).await), Code::Ok, "{what}: others go on");
     }
 }

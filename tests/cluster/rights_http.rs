@@ -297,12 +297,15 @@ async fn a_header_that_is_cut_or_too_large_gains_nothing() {
     let guarded = Guarded::start(1, &access()).await;
     let to = guarded.cluster.http_address(1);
     let large = format!("{ROOT}\r\nX-Large: {}", "a".repeat(64 * 1024));
+    // CVE-2026-29181 (opentelemetry-go), see `rights.rs`.
+    let baggage = format!("{ROOT}{}", "\r\nBaggage: k=v".repeat(2_000));
     for (what, token, expected) in [
         ("a NUL behind the token", format!("{ROOT}\0"), 400),
         ("a NUL in front of it", format!("\0{ROOT}"), 400),
         ("a NUL in it", ROOT.replace('_', "_\0"), 400),
         ("another token behind a NUL", format!("qrt_wrong\0 Bearer {ROOT}"), 400),
         ("64 KiB beside it", large, 431),
+        ("baggage beside it", baggage, 431),
     ] {
         for path in ["/api/v1/me", "/metrics"] {
             let answer = get(to, path, Some(token.as_str())).await;

@@ -159,5 +159,5 @@ pub(crate) fn on_schedule(
     let gaps = all.iter().flat_map(|asked| asked.windows(2).map(|pair| (pair[0], pair[1])));
     let still = |(from, to): &(Instant, Instant)| metronome.was_late(interval / 20, *from, *to);
     let gaps: Vec<_> = gaps.filter(|gap| !still(gap)).map(|(from, to)| to - from).collect();
-    [gaps.iter().filter(|gap| right.contains(gap)).count(), gaps.len()]
+    [gaps.iter().filter(|gap| right.contains(*gap)).count(), gaps.len()]
 }

@@ -118,6 +118,33 @@ fn says_what_it_is_for(dir: &TempDir) {
     assert!(days("x509 -noout -checkend 315000000 -in ca.crt"), "ten");
 }
 
+/// The commands of docs/security.md for who has another tool than `quorate certs`.
+#[tokio::test]
+async fn a_nodes_certificate_is_made_by_openssl_as_documented() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some((true, _)) = openssl(&dir, "version") else { return };
+    let authority = dir.path().join("certs");
+    let init = ["certs", "init", "--cluster-name", "prod", "--dir", authority.to_str().unwrap()];
+    quorate(&init).await.expect(0);
+    let document = include_str!("../../docs/security.md");
+    let (_, commands) = document.split_once("```bash\n").expect("the commands");
+    let (commands, _) = commands.split_once("```").expect("their end");
+    let ran = Command::new("bash").args(["-euc", commands]).current_dir(dir.path()).output();
+    let ran = ran.unwrap();
+    assert!(ran.status.success(), "{ran:?}");
+    let (_, shown) = openssl(&dir, "x509 -noout -text -in node-5.crt").unwrap();
+    for part in [
+        "URI:spiffe://prod/node/5",
+        "TLS Web Server Authentication, TLS Web Client Authentication",
+        "NIST CURVE: P-256",
+    ] {
+        assert!(shown.contains(part), "no \"{part}\" in {shown}");
+    }
+    let (verified, said) =
+        openssl(&dir, "verify -x509_strict -CAfile certs/ca.crt node-5.crt").unwrap();
+    assert!(verified, "{said}");
+}
+
 #[tokio::test]
 async fn what_is_revoked_is_on_the_list_with_what_was_before() {
     let dir = tempfile::tempdir().unwrap();

@@ -329,14 +329,10 @@ fn contains(all: &[u8], part: &[u8]) -> bool {
     all.windows(part.len()).any(|window| window == part)
 }
 
-/// What stands in the SAN of a CA of ours, which has one name, a URI of one host.
+/// A CA of ours has one name, a URI with the cluster's alone.
 fn cluster_name_in(der: &[u8]) -> Option<String> {
-    const URI: u8 = 0x86;
-    let scheme = b"spiffe://";
-    let at = der.windows(scheme.len()).position(|window| window == scheme)?;
-    let (tag, length) = (*der.get(at.checked_sub(2)?)?, usize::from(*der.get(at - 1)?));
-    let name = der.get(at + scheme.len()..at.checked_add(length)?)?;
-    let name = str::from_utf8(name).ok().filter(|_| tag == URI)?;
+    let uri = der::uri(der)?;
+    let name = uri.strip_prefix("spiffe://")?;
     check_cluster_name(name).ok().map(|()| name.to_owned())
 }
 

@@ -43,3 +43,38 @@ impl Reload {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// On paused time, which goes on only while nothing else is to be done.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_asked_for_is_read_at_once_and_the_rest_in_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("access.toml");
+        let put = |name: &str| {
+            let entry = format!("[[certificate]]\ncommon_name = '{name}'\nrole = 'admin'\n");
+            std::fs::write(&file, entry).unwrap();
+        };
+        put("first");
+        let access = Arc::new(Access::open("prod", Some(file.clone())).await.unwrap());
+        let (mut changes, requested) = (access.changes(), Arc::new(Notify::new()));
+        let reload = Reload { requested: requested.clone(), access, tls: None };
+        let running = tokio::spawn(reload.run());
+        for (name, is_asked_for) in [("second", true), ("third", false), ("fourth", true)] {
+            put(name);
+            let begun = Instant::now();
+            if is_asked_for {
+                requested.notify_one();
+            }
+            changes.changed().await.unwrap();
+            let took = begun.elapsed();
+            assert_eq!(took < LOOK_EVERY / 10, is_asked_for, "{name}: {took:?}");
+            assert!(took < 2 * LOOK_EVERY, "{name}: {took:?}");
+        }
+        running.abort();
+    }
+}

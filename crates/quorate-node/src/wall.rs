@@ -69,7 +69,7 @@ pub(crate) fn parse(text: &str) -> Option<Seconds> {
 }
 
 /// From 1970-01-01 to a day of the Gregorian calendar, whose years are taken to begin in March.
-pub(crate) fn days(year: i64, month: i64, day: i64) -> i64 {
+fn days(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
     365 * year + year / 4 - year / 100 + year / 400 + of_year - 719_468

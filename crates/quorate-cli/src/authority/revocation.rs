@@ -117,13 +117,12 @@ fn of_list(list: &Path) -> Result<Vec<Vec<u8>>, String> {
         return Ok(Vec::new());
     }
     let der = der::of_pem(&text, der::LIST);
-    let serials = der.as_deref().and_then(der::revoked).ok_or_else(|| {
+    der.as_deref().and_then(der::revoked).ok_or_else(|| {
         format!(
             "{}: it is no list of revoked certificates; take it away if it is none",
             list.display()
         )
-    })?;
-    Ok(serials.into_iter().map(<[u8]>::to_vec).collect())
+    })
 }
 
 /// Adds a line for a serial number, if there is none.

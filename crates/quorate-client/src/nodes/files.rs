@@ -1,14 +1,15 @@
 //! Contents of files (or bytes given instead), parsed into a value that is replaced when they
 //! change. Files are read again every 10 s and on demand; one that is half written, gone or invalid
-//! changes nothing. Knows neither certificates nor tokens, and shows no content.
+//! counts as before, and holds back no file of another part. Knows neither certificates nor tokens,
+//! and shows no content.
 
 use std::fmt;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -79,8 +80,19 @@ impl fmt::Debug for Source {
     }
 }
 
-/// Parses the contents of all sources, given the value of before; the error is in words.
-type Make<T> = Box<dyn Fn(&[Vec<u8>], Option<&T>) -> Result<T, String> + Send + Sync>;
+/// The contents of the sources that belong together: all of them are taken, or none.
+type Contents = Vec<Vec<u8>>;
+
+/// A part of what a value is made of.
+#[derive(Clone, Copy)]
+pub(super) struct Part<'a> {
+    pub(super) contents: &'a [Vec<u8>],
+    /// They are those in use, whatever its sources have now.
+    pub(super) is_kept: bool,
+}
+
+/// Makes a value of all parts, given the one of before; the error is in words.
+type Make<T> = Box<dyn Fn(&[Part<'_>], Option<&T>) -> Result<T, String> + Send + Sync>;
 
 /// A value parsed from some sources. A clone is the same one.
 pub(crate) struct Kept<T>(Arc<Shared<T>>);
@@ -94,9 +106,12 @@ impl<T> Clone for Kept<T> {
 struct Shared<T> {
     /// What it is, for logs.
     what: &'static str,
-    sources: Vec<Source>,
+    /// Of each part, the one that counts most first.
+    sources: Vec<Vec<Source>>,
     make: Make<T>,
     now: ArcSwap<T>,
+    /// Of each part, what the value was made of.
+    used: Mutex<Vec<Contents>>,
     /// Held for one reading.
     reading: Arc<Semaphore>,
     /// Readings that have begun.
@@ -109,22 +124,27 @@ struct Shared<T> {
 }
 
 impl<T: Send + Sync + 'static> Kept<T> {
+    /// `sources`: of each part, the one that counts most first.
+    ///
     /// # Errors
     /// What cannot be read or used, in words.
-    pub(crate) fn new(
+    pub(super) fn new(
         what: &'static str,
-        sources: Vec<Source>,
-        make: impl Fn(&[Vec<u8>], Option<&T>) -> Result<T, String> + Send + Sync + 'static,
+        sources: Vec<Vec<Source>>,
+        make: impl Fn(&[Part<'_>], Option<&T>) -> Result<T, String> + Send + Sync + 'static,
     ) -> Result<Self, String> {
-        let contents = read_all(&sources)?;
-        let now = make(&contents, None)?;
+        let read: Vec<_> = sources.iter().map(|part| read_all(part)).collect();
         let hasher = RandomState::new();
-        let seen = hasher.hash_one(Ok::<_, String>(contents));
+        let seen = hasher.hash_one(&read);
+        let used = read.into_iter().collect::<Result<Vec<Contents>, String>>()?;
+        let parts = used.iter().map(|contents| Part { contents, is_kept: false });
+        let now = make(&parts.collect::<Vec<_>>(), None)?;
         Ok(Self(Arc::new(Shared {
             what,
             sources,
             make: Box::new(make),
             now: ArcSwap::from_pointee(now),
+            used: Mutex::new(used),
             reading: Arc::new(Semaphore::new(1)),
             readings: AtomicU64::new(0),
             changes: AtomicU64::new(0),
@@ -144,7 +164,7 @@ impl<T: Send + Sync + 'static> Kept<T> {
 
     /// Whether it can change at all.
     pub(super) fn is_of_files(&self) -> bool {
-        self.0.sources.iter().any(|source| matches!(source, Source::File(_)))
+        self.0.sources.iter().flatten().any(|source| matches!(source, Source::File(_)))
     }
 
     /// Reads again, and waits until that is done, though not for ever. Concurrent callers share a
@@ -183,26 +203,73 @@ impl<T: Send + Sync + 'static> Kept<T> {
 
 impl<T> Shared<T> {
     fn read(&self) {
-        let read = read_all(&self.sources);
+        let read: Vec<_> = self.sources.iter().map(|part| read_all(part)).collect();
         let found = self.hasher.hash_one(&read);
         if self.seen.swap(found, Ordering::AcqRel) == found {
             return;
         }
-        let before = self.now.load();
-        match read.and_then(|contents| (self.make)(&contents, Some(&**before))) {
-            Ok(new) => {
-                self.now.store(Arc::new(new));
-                self.changes.fetch_add(1, Ordering::AcqRel);
-                tracing::info!(what = self.what, "it has changed and was taken over");
-            }
-            Err(fault) => {
+        let mut used = self.used.lock().expect("invariant: nothing panics under this lock");
+        let unread = read.iter().find_map(|part| part.as_ref().err().cloned());
+        let mut is_new = false;
+        // What did not fit the rest may fit what is taken of it.
+        let fault = loop {
+            let (newest, fault) = self.newest(&read, &used);
+            let Some((value, contents)) = newest else { break unread.or(fault) };
+            self.now.store(Arc::new(value));
+            self.changes.fetch_add(1, Ordering::AcqRel);
+            (*used, is_new) = (contents, true);
+        };
+        match (fault, is_new) {
+            (None, true) => tracing::info!(what = self.what, "it has changed and was taken over"),
+            (None, false) => tracing::info!(what = self.what, "it is the one in use again"),
+            (Some(fault), true) => tracing::warn!(
+                what = self.what,
+                fault,
+                "some of it cannot be used and counts as before; the rest was taken over"
+            ),
+            (Some(fault), false) => {
                 tracing::warn!(what = self.what, fault, "it cannot be used; the one before stays");
             }
         }
     }
+
+    /// The value of the first set that can be used, and its contents: as many of the parts as fit
+    /// together, and the rest as it is in use; and why that is not all of them. `None`: nothing new
+    /// can be used.
+    fn newest(
+        &self,
+        read: &[Result<Contents, String>],
+        used: &[Contents],
+    ) -> (Option<(T, Vec<Contents>)>, Option<String>) {
+        let mut fault = None;
+        let before = self.now.load();
+        for set in (1..1_u32 << read.len()).rev() {
+            let is_taken = |at: usize| set >> (read.len() - 1 - at) & 1 == 1;
+            let parts = read.iter().zip(used).enumerate().map(|(at, (read, used))| {
+                let kept = Part { contents: used, is_kept: true };
+                match (is_taken(at), read) {
+                    (true, Ok(contents)) => Some(Part { contents, is_kept: false }),
+                    (true, Err(_)) => None,
+                    (false, _) => Some(kept),
+                }
+            });
+            let Some(parts) = parts.collect::<Option<Vec<_>>>() else { continue };
+            if parts.iter().map(|part| part.contents).eq(used) {
+                continue;
+            }
+            match (self.make)(&parts, Some(&**before)) {
+                Ok(value) => {
+                    let contents = parts.iter().map(|part| part.contents.to_vec());
+                    return (Some((value, contents.collect())), fault);
+                }
+                Err(of_set) => fault = fault.or(Some(of_set)),
+            }
+        }
+        (None, fault)
+    }
 }
 
-fn read_all(sources: &[Source]) -> Result<Vec<Vec<u8>>, String> {
+fn read_all(sources: &[Source]) -> Result<Contents, String> {
     sources.iter().map(Source::read).collect()
 }
 
@@ -218,11 +285,13 @@ impl<T> fmt::Debug for Kept<T> {
 mod tests {
     use super::*;
 
+    fn parse(part: Part<'_>) -> Result<u32, String> {
+        let text = String::from_utf8_lossy(&part.contents[0]).trim().to_owned();
+        text.parse().map_err(|_| "it is no number".to_owned())
+    }
+
     fn number(path: &Path) -> Result<Kept<u32>, String> {
-        Kept::new("a number", vec![Source::file(path)], |contents, _| {
-            let text = String::from_utf8_lossy(&contents[0]).trim().to_owned();
-            text.parse().map_err(|_| "it is no number".to_owned())
-        })
+        Kept::new("a number", vec![vec![Source::file(path)]], |parts, _| parse(parts[0]))
     }
 
     #[tokio::test]
@@ -248,6 +317,46 @@ mod tests {
         let large = "9".repeat(BYTES_MAX as usize + 1);
         assert_eq!(after(Some(&large)).await, (3, 2));
         assert!(number(&path).unwrap_err().contains("more than 1048576 bytes"));
+    }
+
+    /// Three numbers, of which none is to be more than 10 above the one before it.
+    #[tokio::test]
+    async fn a_part_that_cannot_be_used_holds_back_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = ["a", "b", "c"].map(|name| dir.path().join(name));
+        let put = |texts: [&str; 3]| {
+            for (path, text) in paths.iter().zip(texts) {
+                match text {
+                    "gone" => std::fs::remove_file(path).unwrap(),
+                    text => std::fs::write(path, text).unwrap(),
+                }
+            }
+        };
+        put(["1", "2", "3"]);
+        let sources = paths.iter().map(|path| vec![Source::file(path)]).collect();
+        let kept = Kept::new("numbers", sources, |parts, _| {
+            let read: Result<Vec<u32>, String> = parts.iter().map(|part| parse(*part)).collect();
+            let read = read?;
+            let fit = read.windows(2).all(|two| two[1] <= two[0] + 10);
+            if fit { Ok(read) } else { Err("they do not fit".to_owned()) }
+        });
+        let kept = kept.unwrap();
+        for (what, texts, numbers, changes) in [
+            ("the first", ["x", "4", "5"], [1, 4, 5], 1),
+            ("the first, gone", ["gone", "5", "5"], [1, 5, 5], 2),
+            ("the last", ["3", "6", "x"], [3, 6, 5], 3),
+            ("all but one", ["x", "7", "x"], [3, 7, 5], 4),
+            ("as before, and bad ones", ["x", "7", "y"], [3, 7, 5], 4),
+            ("as it is in use", ["3", "7", "5"], [3, 7, 5], 4),
+            ("two that fit together alone", ["20", "30", "x"], [20, 30, 5], 5),
+            ("one that does not fit those in use", ["10", "30", "x"], [20, 30, 5], 5),
+            ("one that fits none", ["1", "12", "5"], [20, 12, 5], 6),
+            ("two of which either fits: the first counts more", ["5", "25", "5"], [5, 12, 5], 7),
+        ] {
+            put(texts);
+            kept.reread().await;
+            assert_eq!((&kept.now()[..], kept.changes()), (&numbers[..], changes), "{what}");
+        }
     }
 
     /// Kubernetes replaces a link to a directory of files; a mount that fails leaves none, or an
@@ -308,8 +417,8 @@ mod tests {
 
     #[test]
     fn no_content_is_shown() {
-        let kept = Kept::new("a secret", vec![Source::given("hunter2")], |contents, _| {
-            Ok(String::from_utf8_lossy(&contents[0]).into_owned())
+        let kept = Kept::new("a secret", vec![vec![Source::given("hunter2")]], |parts, _| {
+            Ok(String::from_utf8_lossy(&parts[0].contents[0]).into_owned())
         });
         let shown = format!("{:?} {:?}", kept, Source::given("hunter2"));
         assert!(!shown.contains("hunter2") && shown.contains("a secret"), "{shown}");

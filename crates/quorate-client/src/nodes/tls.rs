@@ -32,7 +32,7 @@ use tonic::transport::Uri;
 use tower::ServiceExt as _;
 
 use crate::nodes::dial::CONNECT_WITHIN;
-use crate::nodes::files::{Kept, Source};
+use crate::nodes::files::{Kept, Part, Source};
 use crate::nodes::tls::der::is_authority;
 use crate::nodes::tls::lists::Ages;
 use crate::nodes::tls::watched::Watched;
@@ -47,7 +47,8 @@ const FIRST_WORD_WITHIN: Duration = Duration::from_millis(200);
 ///
 /// Files are looked at every 10 s and whenever a node is dialled, by their content; so certificates
 /// are replaced, and CAs added or taken away, without a restart. What cannot be used, as a key that
-/// is not the certificate's, changes nothing until it can.
+/// is not the certificate's, changes nothing until it can, and holds nothing else back: the CAs, the
+/// lists, and the certificate with its key are taken independently.
 ///
 /// ```no_run
 /// use quorate_client::{Client, Tls};
@@ -145,17 +146,16 @@ impl Tls {
         if self.cas.is_empty() {
             return Err("no CA was given, so no node could be trusted".to_owned());
         }
-        let (cas, lists) = (self.cas.len(), self.lists.len());
-        let mut sources = self.cas;
-        sources.extend(self.lists);
-        sources.extend(self.identity.into_iter().flat_map(|(certificate, key)| [certificate, key]));
+        let own = self.identity.into_iter().flat_map(|(certificate, key)| [certificate, key]);
+        // What is revoked goes before whom to trust, and that before who this client is.
+        let sources = vec![self.lists, self.cas, own.collect()];
         let named = sources.clone();
-        let make = move |contents: &[Vec<u8>], before: Option<&Loaded>| {
-            let given = named.iter().zip(contents.iter().map(Vec::as_slice));
-            let given: Vec<Given<'_>> = given.collect();
-            let (cas, rest) = given.split_at(cas);
-            let (crls, own) = rest.split_at(lists);
-            load(cas, crls, own, before.map(|before| &before.ages))
+        let make = move |parts: &[Part<'_>], before: Option<&Loaded>| {
+            let given = |at: usize| -> Vec<Given<'_>> {
+                named[at].iter().zip(parts[at].contents.iter().map(Vec::as_slice)).collect()
+            };
+            let keeps_lists = parts[0].is_kept;
+            load(&given(1), (&given(0), keeps_lists), &given(2), before.map(|before| &before.ages))
         };
         let kept = Kept::new("the client's certificates", sources, make)?;
         let tcp = tcp(GaiResolver::new(), CONNECT_WITHIN);
@@ -180,10 +180,11 @@ struct Loaded {
     ages: Ages,
 }
 
-/// `own`: a certificate and its key, or nothing; `before`: of the lists that are in use.
+/// `keeps_lists`: those in use stay, but for those of CAs that are not trusted any more; `own`: a
+/// certificate and its key, or nothing; `before`: of the lists that are in use.
 fn load(
     cas: &[Given<'_>],
-    crls: &[Given<'_>],
+    (crls, keeps_lists): (&[Given<'_>], bool),
     own: &[Given<'_>],
     before: Option<&Ages>,
 ) -> Result<Loaded, String> {
@@ -196,7 +197,10 @@ fn load(
     };
     let between = own.iter().flat_map(|(_, _, (chain, _))| chain.iter().skip(1));
     let trusted = lists::authorities(&roots, between);
-    let lists = revoked(crls)?;
+    let mut lists = revoked(crls)?;
+    if keeps_lists {
+        lists::leave(&mut lists, &trusted);
+    }
     let ages = lists::check(&lists, &trusted, before, &provider)?;
     // As nodes do it: whose CA has no list is not revoked, and an old list is better than none.
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())

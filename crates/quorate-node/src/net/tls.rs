@@ -31,7 +31,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use crate::config;
 use crate::error::with_causes;
 use crate::net::Net;
-use crate::net::tls::files::Loaded;
+use crate::net::tls::files::{Lists, Loaded};
 use crate::net::tls::told::Told;
 use crate::net::tls::verify::NodeVerifier;
 use crate::wall;
@@ -112,7 +112,7 @@ impl Tls {
     ) -> Result<Arc<Self>, TlsError> {
         let reads = files::Reads::default();
         let (read, _) = files::read(&files, &reads, None).await?;
-        let loaded = files::load(&files, cluster, node, &read, None)?;
+        let loaded = files::load(&files, cluster, node, (&read, Lists::Newest), None)?;
         let (loaded, used) = (ArcSwap::from_pointee(loaded), ArcSwap::from_pointee(read));
         let (cluster, refusal) = (cluster.into(), Mutex::default());
         let changes = watch::Sender::new(0);
@@ -123,21 +123,10 @@ impl Tls {
     /// Reads the files again, and takes what they have if it has changed and can be used.
     pub(crate) async fn reload(&self) {
         let used = self.used.load_full();
-        let (newest, fault) = match files::read(&self.files, &self.reads, Some(&used)).await {
-            Ok((read, fault)) => self.newest(read, fault, &used),
-            Err(error) => (None, Some(error)),
+        let (fault, is_new) = match files::read(&self.files, &self.reads, Some(&used)).await {
+            Ok((read, fault)) => self.take(&read, fault),
+            Err(error) => (Some(error), false),
         };
-        let is_new = newest.is_some();
-        if let Some((loaded, read)) = newest {
-            if let Some(unfit) = &loaded.unfit {
-                let error = with_causes(unfit);
-                tracing::warn!(%error, "TLS: other nodes do not take this node's certificate");
-            }
-            let set = loaded.set;
-            self.loaded.store(Arc::new(loaded));
-            self.changes.send_replace(set);
-            self.used.store(Arc::new(read));
-        }
         let mut refusal = self.refusal.lock().expect("invariant: nothing panics under this lock");
         match (fault.map(|fault| with_causes(&fault)), is_new) {
             (Some(error), _) if *refusal == error && !is_new => {}
@@ -148,7 +137,7 @@ impl Tls {
             (Some(error), true) => {
                 tracing::warn!(
                     %error,
-                    "TLS: the files cannot be used; of them, what is revoked and whom to trust counts"
+                    "TLS: some of the files cannot be used, and count as before; the others are in use"
                 );
                 *refusal = error;
             }
@@ -164,21 +153,43 @@ impl Tls {
         }
     }
 
+    /// Takes what can be used of what was read; why that is not all, and whether it is anything new.
+    /// `unread`: why some of it is as before.
+    fn take(&self, read: &files::Read, unread: Option<TlsError>) -> (Option<TlsError>, bool) {
+        let mut is_new = false;
+        loop {
+            let (newest, fault) = self.newest(read, &self.used.load());
+            let Some((loaded, used)) = newest else { return (unread.or(fault), is_new) };
+            if let Some(unfit) = &loaded.unfit {
+                let error = with_causes(unfit);
+                tracing::warn!(%error, "TLS: other nodes do not take this node's certificate");
+            }
+            let set = loaded.set;
+            self.loaded.store(Arc::new(loaded));
+            self.changes.send_replace(set);
+            self.used.store(Arc::new(used));
+            // What did not fit the rest may fit now.
+            is_new = true;
+        }
+    }
+
     /// What is to be used from now on, if that is something else; and why it is not all of what was
-    /// read. `fault`: why some of it counts as before.
+    /// read.
     fn newest(
         &self,
-        read: files::Read,
-        mut fault: Option<TlsError>,
+        read: &files::Read,
         used: &files::Read,
     ) -> (Option<(Loaded, files::Read)>, Option<TlsError>) {
-        for read in read.newest(used) {
-            if read == *used {
-                break;
+        let mut fault = None;
+        let before = self.loaded.load();
+        for (read, lists) in read.newest(used) {
+            let is_used = lists == Lists::Kept || !before.leaves_lists;
+            if read == *used && is_used {
+                continue;
             }
             // Also where they were refused before: a certificate may be valid by now.
-            let before = self.loaded.load();
-            match files::load(&self.files, &self.cluster, self.node, &read, Some((&before, used))) {
+            let (set, before) = ((&read, lists), Some((&**before, used)));
+            match files::load(&self.files, &self.cluster, self.node, set, before) {
                 Ok(loaded) => return (Some((loaded, read)), fault),
                 Err(error) => fault = fault.or(Some(error)),
             }

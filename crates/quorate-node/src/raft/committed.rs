@@ -25,6 +25,22 @@ pub(crate) async fn up_to(log: &LogStore, applied: Option<LogId>) -> io::Result<
     Ok(log.clone().read_committed().await?.max(applied))
 }
 
+/// Whether the entries of an append follow each other, and the one before them, in a term that its
+/// sender leads in or that was before. Raft takes that for granted.
+pub(crate) fn follow_each_other(append: &AppendEntriesRequest<TypeConfig>) -> bool {
+    let term = append.vote.leader_id().term();
+    let mut before = append.prev_log_id;
+    append.entries.iter().all(|entry| {
+        let at = entry.log_id;
+        let next = before.map_or(Some(0), |before| before.index().checked_add(1));
+        let follows = next == Some(at.index())
+            && before.is_none_or(|before| before < at)
+            && at.committed_leader_id().term <= term;
+        before = Some(at);
+        follows
+    })
+}
+
 /// The index, if any, where an append has another entry than is committed here. `applied`: the last
 /// entry that is applied here; `known`: an index up to which entries are known to be committed.
 ///
@@ -105,9 +121,40 @@ pub(crate) fn reach(
 
 #[cfg(test)]
 mod tests {
+    use openraft::EntryPayload;
     use quorate_log::NodeId;
 
     use super::*;
+    use crate::types::Entry;
+
+    #[test]
+    fn entries_follow_each_other() {
+        let id = |(term, index): (u64, u64)| LogId::new(term.into(), index);
+        for (what, previous, entries, expected) in [
+            ("none", Some((4, 9)), &[][..], true),
+            ("the next", Some((4, 9)), &[(4, 10), (4, 11)], true),
+            ("of a later term", Some((3, 9)), &[(3, 10), (4, 11)], true),
+            ("the first of all", None, &[(0, 0), (4, 1)], true),
+            ("not the first of all", None, &[(4, 1)], false),
+            ("one is missing before them", Some((4, 9)), &[(4, 11)], false),
+            ("one is missing among them", Some((4, 9)), &[(4, 10), (4, 12)], false),
+            ("one comes twice", Some((4, 9)), &[(4, 10), (4, 10)], false),
+            ("it is there already", Some((4, 9)), &[(4, 9)], false),
+            ("of an earlier term", Some((4, 9)), &[(3, 10)], false),
+            ("of a term after its lead", Some((4, 9)), &[(5, 10)], false),
+            ("behind the last of all", Some((4, u64::MAX)), &[(4, 0)], false),
+        ] {
+            let entries =
+                entries.iter().map(|at| Entry { log_id: id(*at), payload: EntryPayload::Blank });
+            let append = AppendEntriesRequest {
+                vote: Vote::new_committed(4, NodeId::new(1).unwrap()),
+                prev_log_id: previous.map(id),
+                entries: entries.collect(),
+                leader_commit: None,
+            };
+            assert_eq!(follow_each_other(&append), expected, "{what}");
+        }
+    }
 
     #[test]
     fn a_snapshot_is_installed_where_it_goes_further_and_is_there_where_it_does_not() {

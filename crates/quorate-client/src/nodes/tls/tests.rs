@@ -3,9 +3,12 @@
 use std::path::Path;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
-    KeyIdMethod, KeyPair, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CrlDistributionPoint,
+    CrlIssuingDistributionPoint, DnType, GeneralSubtree, IsCa, Issuer, KeyIdMethod, KeyPair,
+    NameConstraints, RevokedCertParams, SerialNumber, date_time_ymd,
 };
+use rustls::client::danger::ServerCertVerifier as _;
+use rustls::{CertificateError, SignatureScheme};
 
 use super::*;
 
@@ -75,15 +78,46 @@ impl Revoking {
     }
 
     fn list(&self, number: u64, year: i32) -> String {
+        self.list_with(number, year, &[])
+    }
+
+    fn list_with(&self, number: u64, year: i32, revoked: &[u64]) -> String {
+        self.made(number, year, revoked, None)
+    }
+
+    /// `place`: of which certificates it is, by where they say that their list is.
+    fn made(
+        &self,
+        number: u64,
+        year: i32,
+        revoked: &[u64],
+        place: Option<CrlDistributionPoint>,
+    ) -> String {
+        let revoked = revoked.iter().map(|serial| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: date_time_ymd(2020, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
         let list = CertificateRevocationListParams {
             this_update: date_time_ymd(year, 1, 1),
             next_update: date_time_ymd(year + 1, 1, 1),
             crl_number: SerialNumber::from(number),
-            issuing_distribution_point: None,
-            revoked_certs: Vec::new(),
+            issuing_distribution_point: place.map(|distribution_point| {
+                CrlIssuingDistributionPoint { distribution_point, scope: None }
+            }),
+            revoked_certs: revoked.collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
         list.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
+
+    /// The certificate of a node "a".
+    fn node(&self, serial: u64) -> CertificateDer<'static> {
+        let mut params = CertificateParams::new(vec!["a".to_owned()]).unwrap();
+        params.serial_number = Some(SerialNumber::from(serial));
+        let key = KeyPair::generate().unwrap();
+        params.signed_by(&key, &self.issuer).unwrap().der().clone()
     }
 }
 
@@ -145,6 +179,148 @@ async fn a_list_goes_forward_only() {
     put("lists", &ours.list(257, 2050));
     tls.kept.reread().await;
     assert_eq!(tls.kept.changes(), changes + 1);
+}
+
+/// Files of a client that change, and what is made of them.
+struct Changing {
+    dir: tempfile::TempDir,
+    tls: Encryption,
+}
+
+impl Changing {
+    fn begin(texts: [(&str, &str); 4]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| dir.path().join(name);
+        texts.into_iter().for_each(|(name, text)| std::fs::write(file(name), text).unwrap());
+        let tls = Tls::new().ca_file(file("ca")).crl_file(file("lists"));
+        let tls = tls.identity_files(file("certificate"), file("key")).load().unwrap();
+        Self { dir, tls }
+    }
+
+    async fn put<const N: usize>(&self, texts: [(&str, &str); N]) {
+        for (name, text) in texts {
+            std::fs::write(self.dir.path().join(name), text).unwrap();
+        }
+        self.tls.kept.reread().await;
+    }
+
+    fn trusts(&self, node: &CertificateDer<'_>) -> bool {
+        let (loaded, name) = (self.tls.kept.now(), ServerName::try_from("a").unwrap());
+        let now = loaded.config.time_provider.current_time().unwrap();
+        loaded.verifier.verify_server_cert(node, &[], &name, &[], now).is_ok()
+    }
+
+    /// Whether the client shows this certificate.
+    fn shows(&self, pem: &str) -> bool {
+        let loaded = self.tls.kept.now();
+        let schemes = [SignatureScheme::ECDSA_NISTP256_SHA256];
+        let shown = loaded.config.client_auth_cert_resolver.resolve(&[], &schemes).unwrap();
+        shown.cert[0] == CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_bad_file_holds_back_no_other() {
+    let (ours, leaving, coming) =
+        (Revoking::new("ours"), Revoking::new("leaving"), Revoking::new("coming"));
+    let ((first, first_key), (second, second_key), (third, third_key)) = (pair(), pair(), pair());
+    let both = format!("{}{}", ours.pem, leaving.pem);
+    let lists = |of_ours: &str| format!("{of_ours}{}", leaving.list(1, 2020));
+    let files = Changing::begin([
+        ("ca", &both),
+        ("lists", &lists(&ours.list(1, 2020))),
+        ("certificate", &first),
+        ("key", &first_key),
+    ]);
+    let [stolen, other, good] = [7, 8, 9].map(|serial| ours.node(serial));
+    let (of_leaving, of_coming) = (leaving.node(7), coming.node(7));
+    assert!(files.trusts(&stolen) && files.trusts(&of_leaving) && files.shows(&first));
+
+    let revoked = lists(&ours.list_with(2, 2020, &[7]));
+    files.put([("ca", &both[..100]), ("lists", &revoked)]).await;
+    assert!(!files.trusts(&stolen), "half a CA: what is revoked counts");
+    assert!(files.trusts(&other) && files.trusts(&of_leaving), "half a CA: those before stay");
+    files.put([("certificate", &second), ("key", &second_key)]).await;
+    assert!(files.shows(&second), "half a CA: who the client is counts");
+
+    let new = format!("{}{}", ours.pem, coming.pem);
+    files.put([("ca", &new)]).await;
+    assert!(!files.trusts(&of_leaving), "a list whose CA goes keeps the CA for nobody");
+    assert!(files.trusts(&of_coming) && !files.trusts(&stolen));
+    files.put([("ca", &both)]).await;
+    assert!(files.trusts(&of_leaving) && !files.trusts(&of_coming));
+    files.put([("lists", &revoked[..100]), ("ca", &new)]).await;
+    assert!(!files.trusts(&of_leaving) && files.trusts(&of_coming), "half a list: the CAs count");
+    assert!(!files.trusts(&stolen), "half a list: what was revoked stays so");
+
+    // Lists that are new and fit those before count at once, and so does the CA that goes.
+    files.put([("ca", &both), ("lists", &lists(&ours.list_with(2, 2020, &[7])))]).await;
+    assert!(files.trusts(&of_leaving) && !files.trusts(&stolen));
+    files.put([("ca", &new), ("lists", &lists(&ours.list_with(3, 2020, &[7])))]).await;
+    assert!(!files.trusts(&of_leaving) && files.trusts(&of_coming) && !files.trusts(&stolen));
+
+    let more = ours.list_with(4, 2020, &[7, 8]);
+    files.put([("key", &third_key), ("lists", &more)]).await;
+    assert!(!files.trusts(&other) && files.trusts(&good), "another key: what is revoked counts");
+    assert!(files.shows(&second), "a certificate waits for its key");
+    files.put([("ca", &ours.pem)]).await;
+    assert!(!files.trusts(&of_coming), "another key: whom to trust counts");
+    files.put([("certificate", &third)]).await;
+    assert!(files.shows(&third));
+}
+
+/// RUSTSEC-2026-0049 (webpki): of the places where a certificate says that its list is, only the
+/// first was looked at. With a list of another of them, what was revoked was trusted.
+#[test]
+fn a_list_counts_whichever_place_of_it_the_certificate_names() {
+    let place = |name: &str| CrlDistributionPoint { uris: vec![format!("http://ca.test/{name}")] };
+    let ours = Revoking::new("ours");
+    let node = |places: &[&str]| {
+        let mut params = CertificateParams::new(vec!["a".to_owned()]).unwrap();
+        params.serial_number = Some(SerialNumber::from(7_u64));
+        params.crl_distribution_points = places.iter().map(|name| place(name)).collect();
+        let key = KeyPair::generate().unwrap();
+        params.signed_by(&key, &ours.issuer).unwrap().der().clone()
+    };
+    let list = ours.made(1, 2020, &[7], Some(place("b")));
+    let (ca, name) = (Tls::new().ca_pem(ours.pem.as_str()), ServerName::try_from("a").unwrap());
+    let loaded = ca.crl_pem(list).load().unwrap().kept.now();
+    let now = loaded.config.time_provider.current_time().unwrap();
+    for (places, is_revoked) in
+        [(&["b"][..], true), (&["a", "b"], true), (&["b", "a"], true), (&["a"], false)]
+    {
+        let verified = loaded.verifier.verify_server_cert(&node(places), &[], &name, &[], now);
+        let revoked = Err(rustls::Error::InvalidCertificate(CertificateError::Revoked));
+        assert_eq!(verified.map(drop) == revoked, is_revoked, "{places:?}");
+    }
+}
+
+/// RUSTSEC-2026-0099 (webpki): a CA that may issue for one host alone could issue for all beside
+/// it, by a name with a `*`.
+#[test]
+fn a_limited_ca_issues_for_no_more_by_a_wildcard() {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let permitted_subtrees = vec![GeneralSubtree::DnsName("a.test".to_owned())];
+    params.name_constraints =
+        Some(NameConstraints { permitted_subtrees, excluded_subtrees: Vec::new() });
+    let key = KeyPair::generate().unwrap();
+    let pem = params.self_signed(&key).unwrap().pem();
+    let issuer = Issuer::new(params, key);
+    let loaded = Tls::new().ca_pem(pem).load().unwrap().kept.now();
+    let now = loaded.config.time_provider.current_time().unwrap();
+    for (of, host, is_trusted) in [
+        ("a.test", "a.test", true),
+        ("*.a.test", "n.a.test", true),
+        ("*.test", "a.test", false),
+        ("*.test", "b.test", false),
+    ] {
+        let params = CertificateParams::new(vec![of.to_owned()]).unwrap();
+        let node = params.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap();
+        let name = ServerName::try_from(host).unwrap();
+        let verified = loaded.verifier.verify_server_cert(node.der(), &[], &name, &[], now);
+        assert_eq!(verified.is_ok(), is_trusted, "{of} for {host}: {verified:?}");
+    }
 }
 
 #[test]

@@ -103,6 +103,9 @@ impl PeerService {
     /// Whether an append is its leader's own, and leaves what is committed here as it is.
     pub(super) async fn check_append(&self, sender: NodeId, append: &Append) -> Result<(), Status> {
         self.check_leader(sender, &append.vote).await?;
+        if !committed::follow_each_other(append) {
+            return Err(refused(sender, "its entries do not follow each other"));
+        }
         let applied = self.node.applied().lock().last_log_id;
         let known = self.node.leadership().committed();
         match committed::other_entry(&self.log, append, applied, known)

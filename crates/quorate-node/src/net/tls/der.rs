@@ -1,51 +1,15 @@
-//! What the libraries do not tell of a certificate and of a revocation list (RFC 5280, sections 4.1
-//! and 5.1): when the one ends, how new the other is, and what of it is signed. Read after they
-//! were verified, but for that.
+//! What the libraries of TLS do not tell of a certificate and of a revocation list: when the one
+//! ends, whether it is an authority's, and how new the other is. Read after they were verified, but
+//! for authorities, which nobody verifies.
 
-use crate::wall::{Seconds, days};
+use x509_parser::certificate::X509CertificateParser;
+use x509_parser::nom::Parser as _;
+use x509_parser::num_bigint::BigUint;
+use x509_parser::parse_x509_certificate;
+use x509_parser::revocation_list::CertificateRevocationList;
+use x509_parser::time::ASN1Time;
 
-/// Tags of DER (X.690).
-const BOOLEAN: u8 = 0x01;
-const INTEGER: u8 = 0x02;
-const BITS: u8 = 0x03;
-const OCTETS: u8 = 0x04;
-const OID: u8 = 0x06;
-const UTC_TIME: u8 = 0x17;
-const TIME: u8 = 0x18;
-const SEQUENCE: u8 = 0x30;
-/// The fields `[0]`, a certificate's version or a list's extensions, and `[3]`, a certificate's.
-const FIELD_0: u8 = 0xa0;
-const FIELD_3: u8 = 0xa3;
-
-/// `id-ce-basicConstraints` (2.5.29.19) and `id-ce-cRLNumber` (2.5.29.20).
-const BASIC_CONSTRAINTS: [u8; 3] = [0x55, 0x1d, 0x13];
-const CRL_NUMBER: [u8; 3] = [0x55, 0x1d, 0x14];
-
-/// Takes the first element off: its tag and its content.
-pub(super) fn element<'a>(der: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
-    let (&[tag, first], mut rest) = der.split_first_chunk::<2>()?;
-    let length = match first {
-        short @ ..=0x7f => usize::from(short),
-        // The long form; no file is larger than three bytes say.
-        0x81..=0x83 => {
-            let (bytes, behind) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            rest = behind;
-            bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte))
-        }
-        _ => return None,
-    };
-    let (content, behind) = rest.split_at_checked(length)?;
-    *der = behind;
-    Some((tag, content))
-}
-
-/// Takes the first element off if it has this tag.
-fn take<'a>(der: &mut &'a [u8], tag: u8) -> Option<&'a [u8]> {
-    let mut rest = *der;
-    let (_, content) = element(&mut rest).filter(|(found, _)| *found == tag)?;
-    *der = rest;
-    Some(content)
-}
+use crate::wall::Seconds;
 
 /// The first and the last moment at which a certificate is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,130 +18,47 @@ pub(super) struct Lifetime {
     pub(super) not_after: Seconds,
 }
 
-pub(super) fn lifetime(mut certificate: &[u8]) -> Option<Lifetime> {
-    let mut signed = take(&mut take(&mut certificate, SEQUENCE)?, SEQUENCE)?;
-    take(&mut signed, FIELD_0);
-    take(&mut signed, INTEGER)?;
-    let (_algorithm, _issuer) = (take(&mut signed, SEQUENCE)?, take(&mut signed, SEQUENCE)?);
-    let mut validity = take(&mut signed, SEQUENCE)?;
-    Some(Lifetime { not_before: time(&mut validity)?, not_after: time(&mut validity)? })
+pub(super) fn lifetime(certificate: &[u8]) -> Option<Lifetime> {
+    let mut parser = X509CertificateParser::new().with_deep_parse_extensions(false);
+    let (_, certificate) = parser.parse(certificate).ok()?;
+    let validity = certificate.validity();
+    let (not_before, not_after) = (seconds(validity.not_before), seconds(validity.not_after));
+    Some(Lifetime { not_before, not_after })
 }
 
 /// Whether a certificate says that its holder may issue others. One of version 1 cannot.
-pub(super) fn is_authority(mut certificate: &[u8]) -> bool {
-    let mut says = || {
-        let signed = take(&mut take(&mut certificate, SEQUENCE)?, SEQUENCE)?;
-        let mut constraints = extension(signed, FIELD_3, BASIC_CONSTRAINTS)?;
-        take(&mut take(&mut constraints, SEQUENCE)?, BOOLEAN)
-    };
-    says() == Some(&[0xff])
-}
-
-/// The value of the extension with this id; `field`: where extensions stand in what is signed.
-fn extension(mut signed: &[u8], field: u8, id: [u8; 3]) -> Option<&[u8]> {
-    let mut all = loop {
-        match element(&mut signed)? {
-            (tag, mut content) if tag == field => break take(&mut content, SEQUENCE)?,
-            _ => {}
-        }
-    };
-    loop {
-        let mut extension = take(&mut all, SEQUENCE)?;
-        let found = take(&mut extension, OID)?;
-        // Whether it is critical may stand in between.
-        let (tag, mut value) = element(&mut extension)?;
-        if tag != OCTETS {
-            value = take(&mut extension, OCTETS)?;
-        }
-        if found == id {
-            return Some(value);
-        }
-    }
+pub(super) fn is_authority(certificate: &[u8]) -> bool {
+    parse_x509_certificate(certificate).is_ok_and(|(_, certificate)| certificate.is_ca())
 }
 
 /// How new a revocation list is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ListAge {
-    /// Big-endian, without zeros in front.
-    pub(super) number: Vec<u8>,
+    /// 0: it has none.
+    pub(super) number: BigUint,
     pub(super) this_update: Seconds,
     /// By when its authority makes the next one.
     pub(super) next_update: Option<Seconds>,
 }
 
 impl ListAge {
+    pub(super) fn of(list: &CertificateRevocationList<'_>) -> Self {
+        Self {
+            number: list.crl_number().cloned().unwrap_or_default(),
+            this_update: seconds(list.last_update()),
+            next_update: list.next_update().map(seconds),
+        }
+    }
+
     /// Whether a list that is to replace the other one was made before it.
     pub(super) fn is_before(&self, other: &Self) -> bool {
-        let number = |age: &Self| (age.number.len(), age.number.clone());
-        number(self) < number(other) || self.this_update < other.this_update
+        self.number < other.number || self.this_update < other.this_update
     }
 }
 
-pub(super) fn list_age(mut list: &[u8]) -> Option<ListAge> {
-    let mut signed = take(&mut take(&mut list, SEQUENCE)?, SEQUENCE)?;
-    take(&mut signed, INTEGER);
-    let (_algorithm, _issuer) = (take(&mut signed, SEQUENCE)?, take(&mut signed, SEQUENCE)?);
-    let this_update = time(&mut signed)?;
-    // `nextUpdate` and what is revoked may not be there.
-    let next_update = time(&mut signed);
-    let digits = match extension(signed, FIELD_0, CRL_NUMBER) {
-        Some(mut value) => take(&mut value, INTEGER)?,
-        None => &[],
-    };
-    let number = digits.iter().copied().skip_while(|digit| *digit == 0).collect();
-    Some(ListAge { number, this_update, next_update })
-}
-
-/// What is signed, how, and the signature.
-pub(super) struct Signed<'a> {
-    pub(super) message: &'a [u8],
-    pub(super) algorithm: &'a [u8],
-    pub(super) signature: &'a [u8],
-}
-
-/// The parts of a revocation list or a certificate.
-pub(super) fn signed(mut whole: &[u8]) -> Option<Signed<'_>> {
-    let mut parts = take(&mut whole, SEQUENCE)?;
-    let begin = parts;
-    take(&mut parts, SEQUENCE)?;
-    let message = begin.get(..begin.len() - parts.len())?;
-    let algorithm = take(&mut parts, SEQUENCE)?;
-    Some(Signed { message, algorithm, signature: bits(&mut parts)? })
-}
-
-/// The algorithm of a public key, and the key.
-pub(super) fn public_key(mut info: &[u8]) -> Option<(&[u8], &[u8])> {
-    let algorithm = take(&mut info, SEQUENCE)?;
-    Some((algorithm, bits(&mut info)?))
-}
-
-/// A string of whole bytes.
-fn bits<'a>(der: &mut &'a [u8]) -> Option<&'a [u8]> {
-    match take(der, BITS)?.split_first()? {
-        (0, bytes) => Some(bytes),
-        _ => None,
-    }
-}
-
-/// `YYMMDDHHMMSSZ`, until 2049, or with four digits for the year.
-fn time(der: &mut &[u8]) -> Option<Seconds> {
-    let mut rest = *der;
-    let (tag, text) = element(&mut rest)?;
-    let digits = text.strip_suffix(b"Z")?;
-    let number = |at: usize, length: usize| -> Option<i64> {
-        std::str::from_utf8(digits.get(at..at + length)?).ok()?.parse().ok()
-    };
-    let (year, at) = match tag {
-        UTC_TIME => {
-            (number(0, 2).map(|year| if year < 50 { 2_000 + year } else { 1_900 + year })?, 2)
-        }
-        TIME => (number(0, 4)?, 4),
-        _ => return None,
-    };
-    let of = |place: usize| number(at + 2 * place, 2);
-    let days = days(year, of(0)?, of(1)?);
-    *der = rest;
-    u64::try_from(days * 86_400 + of(2)? * 3_600 + of(3)? * 60 + of(4)?).ok().or(Some(0))
+/// Since 1970; 0, where it is before that.
+fn seconds(time: ASN1Time) -> Seconds {
+    time.timestamp().try_into().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -186,6 +67,8 @@ mod tests {
         BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer,
         KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
     };
+
+    use x509_parser::parse_x509_crl;
 
     use super::*;
 
@@ -257,18 +140,17 @@ mod tests {
         };
         // The last is longer than two bytes say.
         for (number, revoked) in [(1, 0), (255, 1), (65_536, 5_000)] {
-            let age = list_age(&list(number, revoked)).unwrap();
-            let digits = number.to_be_bytes();
-            let digits: Vec<u8> = digits.into_iter().skip_while(|digit| *digit == 0).collect();
-            let next_update = Some(IN_2060);
-            assert_eq!(age, ListAge { number: digits, this_update: IN_2027, next_update });
+            let made = list(number, revoked);
+            let age = ListAge::of(&parse_x509_crl(&made).unwrap().1);
+            let (number, next_update) = (number.into(), Some(IN_2060));
+            assert_eq!(age, ListAge { number, this_update: IN_2027, next_update });
         }
-        let age = |number: &[u8], this_update| {
+        let age = |number: u64, this_update| {
             let next_update = None;
-            ListAge { number: number.to_vec(), this_update, next_update }
+            ListAge { number: number.into(), this_update, next_update }
         };
-        assert!(age(&[255], 9).is_before(&age(&[1, 0], 9)));
-        assert!(age(&[2], 8).is_before(&age(&[1], 9)));
-        assert!(!age(&[1], 9).is_before(&age(&[1], 9)));
+        assert!(age(255, 9).is_before(&age(256, 9)));
+        assert!(age(2, 8).is_before(&age(1, 9)));
+        assert!(!age(1, 9).is_before(&age(1, 9)));
     }
 }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use rustls::pki_types::pem;
 use rustls::server::VerifierBuilderError;
+use x509_parser::error::X509Error;
+use x509_parser::nom;
 
 use crate::net::tls::files::{FILE_MAX, READ_WITHIN};
 
@@ -105,8 +107,13 @@ pub(crate) enum ListError {
         "list {at} in it is of {issuer:?}, as one before it: of an authority (and of two with one name) only one is looked at; keep the newest alone, and give authorities names of their own"
     )]
     Twice { at: usize, issuer: String },
-    #[error("list {at} in it says no time")]
-    NoTime { at: usize },
+    /// Which the TLS library could.
+    #[error("list {at} in it")]
+    Unparsed {
+        at: usize,
+        #[source]
+        source: nom::Err<X509Error>,
+    },
     #[error("list {at} in it, of {issuer:?}, is older than the one in use")]
     Older { at: usize, issuer: String },
     #[error("the list of {issuer:?}, which is in use, is not in it any more")]

@@ -1,6 +1,6 @@
-//! The files of a node's TLS: read, checked whole, and made into what handshakes need. A set that
-//! is half written, does not fit together or has expired is refused as a whole; what is revoked
-//! does not wait for the rest ([`Read::newest`]).
+//! The files of a node's TLS: read, checked whole, and made into what handshakes need. A part that
+//! is half written, does not fit the others or has expired is not taken; the others do not wait for
+//! it ([`Read::newest`]).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -62,6 +62,8 @@ pub(super) struct Loaded {
     pub(super) unfit: Option<TlsError>,
     /// How new its revocation lists are, by their authorities' subjects.
     lists: BTreeMap<Vec<u8>, ListAge>,
+    /// The file with lists has some that do not count: their authorities are trusted no more.
+    pub(super) leaves_lists: bool,
     /// Sets are numbered as they come into use.
     pub(super) set: u64,
 }
@@ -113,24 +115,60 @@ pub(super) struct Read {
     peer_key: Vec<u8>,
 }
 
+/// What is taken together, or not at all.
+type Part = fn(&mut Read, &Read);
+
+/// All of them but the revocation lists; what counts most stands last.
+const PARTS: [Part; 4] = [
+    |into, from| (into.cert, into.key) = (from.cert.clone(), from.key.clone()),
+    |into, from| {
+        (into.peer_cert, into.peer_key) = (from.peer_cert.clone(), from.peer_key.clone());
+    },
+    |into, from| into.peer_ca.clone_from(&from.peer_ca),
+    |into, from| into.ca.clone_from(&from.ca),
+];
+
+/// Which revocation lists count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lists {
+    /// All of the file: each has to be of an authority that is trusted.
+    Newest,
+    /// Of those in use, the ones of authorities that are trusted still.
+    Kept,
+}
+
 impl Read {
-    /// Whether a node shows the same certificates with both.
-    fn shows_as(&self, other: &Self) -> bool {
-        let own = |of: &Self| {
-            let Self { cert, key, peer_cert, peer_key, .. } = of.clone();
-            (cert, key, peer_cert, peer_key)
-        };
-        own(self) == own(other)
+    /// The certificate that other nodes see, with its key, or the one that clients see.
+    fn shown(&self, to_nodes: bool) -> (&[u8], &[u8]) {
+        match to_nodes && !self.peer_cert.is_empty() {
+            true => (&self.peer_cert, &self.peer_key),
+            false => (&self.cert, &self.key),
+        }
     }
 
-    /// What is taken of these files, the first that can be used: all of them; whom to trust, and
-    /// what is revoked, where a certificate or key of the node's own is bad; what is revoked, where
-    /// an authority is bad, too. The rest stays as it is in use.
-    pub(super) fn newest(self, used: &Self) -> [Self; 3] {
-        let Self { cert, key, peer_cert, peer_key, .. } = used.clone();
-        let trust = Self { cert, key, peer_cert, peer_key, ..self.clone() };
-        let lists = Self { crl: self.crl.clone(), ..used.clone() };
-        [self, trust, lists]
+    /// What is taken of these files is the first of these sets that can be used: as many of the
+    /// parts as fit together, and the rest as it is in use. What is revoked goes before whom to
+    /// trust, and that before what this node shows.
+    pub(super) fn newest(&self, used: &Self) -> Vec<(Self, Lists)> {
+        let changes = |part: &Part| {
+            let mut with = used.clone();
+            part(&mut with, self);
+            with != *used
+        };
+        let parts: Vec<Part> = PARTS.into_iter().filter(changes).collect();
+        let mut sets = Vec::new();
+        for lists in [Lists::Newest, Lists::Kept] {
+            for set in (0..1_u32 << parts.len()).rev() {
+                let mut taken = used.clone();
+                if lists == Lists::Newest {
+                    taken.crl.clone_from(&self.crl);
+                }
+                let of_set = (0..).zip(&parts).filter(|(at, _)| set >> at & 1 == 1);
+                of_set.for_each(|(_, part)| part(&mut taken, self));
+                sets.push((taken, lists));
+            }
+        }
+        sets
     }
 }
 
@@ -204,13 +242,9 @@ pub(super) fn load(
     files: &config::Tls,
     cluster: &str,
     node: NodeId,
-    read: &Read,
+    (read, lists): (&Read, Lists),
     before: Option<(&Loaded, &Read)>,
 ) -> Result<Loaded, TlsError> {
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |problem: Problem| TlsError { path: path.clone(), problem }
-    };
     let owned = Owned::read(files, read)?;
     let of_cert = failed(files.peer_cert.as_ref().unwrap_or(&files.cert));
     let ca = roots(&read.ca).map_err(failed(&files.ca))?;
@@ -219,25 +253,34 @@ pub(super) fn load(
         Some(path) => roots(&read.peer_ca).map_err(failed(path))?,
         None => ca.clone(),
     };
-    let (crls, lists) = match &files.crl {
-        Some(path) => {
-            let crls = revoked(&read.crl).map_err(failed(path))?;
-            let between = owned.all().flat_map(|own| own.cert.iter().skip(1));
-            let trusted = lists::authorities(&[&ca, &peer_ca], between);
-            let lists = lists::check(&crls, &trusted, before.map(|(before, _)| &before.lists));
-            (crls, lists.map_err(|error| failed(path)(error.into()))?)
-        }
-        None => (Vec::new(), BTreeMap::new()),
+    let between = owned.all().flat_map(|own| own.cert.iter().skip(1));
+    let trusted = lists::authorities(&[&ca, &peer_ca], between);
+    let mut crls = match &files.crl {
+        Some(path) => revoked(&read.crl).map_err(failed(path))?,
+        None => Vec::new(),
     };
+    let in_file = crls.len();
+    if lists == Lists::Kept {
+        lists::leave(&mut crls, &trusted);
+    }
+    let leaves_lists = crls.len() < in_file;
+    let lists = lists::check(&crls, &trusted, before.map(|(before, _)| &before.lists));
+    let of_lists = failed(files.crl.as_ref().unwrap_or(&files.ca));
+    let lists = lists.map_err(|error| of_lists(error.into()))?;
     let nodes = servers(peer_ca.clone(), &crls).map_err(failed(peer_ca_path))?;
-    let mut fits = check_own(&nodes, &owned.for_nodes().cert, cluster, node).map_err(&of_cert);
-    let mut hosts = None;
+    let unless_shown = |fits: Result<(), TlsError>, to_nodes| {
+        unless_shown(
+            fits,
+            before.is_some_and(|(_, used)| read.shown(to_nodes) == used.shown(to_nodes)),
+        )
+    };
+    let fits = check_own(&nodes, &owned.for_nodes().cert, cluster, node).map_err(&of_cert);
+    let (mut unfit, mut hosts) = (unless_shown(fits, true)?, None);
     if owned.of_node.is_some() {
-        let in_time = || check_time(&owned.of_listener.cert).map_err(failed(&files.cert));
-        fits = fits.and_then(|()| in_time());
+        let fits = check_time(&owned.of_listener.cert).map_err(failed(&files.cert));
+        unfit = unfit.or(unless_shown(fits, false)?);
         hosts = Some(servers(ca.clone(), &crls).map_err(failed(&files.ca))?);
     }
-    let unfit = unless_shown(fits, before.is_some_and(|(_, used)| read.shows_as(used)))?;
     let of_peers = verifier(peer_ca, &crls, false).map_err(failed(peer_ca_path))?;
     let of_clients = match files.clients {
         ClientCertificates::None => WebPkiClientVerifier::no_client_auth(),
@@ -264,8 +307,14 @@ pub(super) fn load(
         lifetime,
         unfit,
         lists,
+        leaves_lists,
         set: before.map_or(0, |(before, _)| before.set + 1),
     })
+}
+
+fn failed(path: &Path) -> impl Fn(Problem) -> TlsError {
+    let path = path.to_owned();
+    move |problem| TlsError { path: path.clone(), problem }
 }
 
 /// What is against the node's own certificates, where they are shown already and were good once.

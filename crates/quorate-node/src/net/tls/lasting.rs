@@ -53,8 +53,9 @@ impl Shown {
         let chain: Vec<_> =
             chain?.iter().map(|certificate| certificate.clone().into_owned()).collect();
         let ends = |of: &CertificateDer<'_>| Some(der::lifetime(of)?.not_after);
-        // One that says no time that can be read was not verified.
-        let until = chain.iter().filter_map(ends).min()?;
+        // Behind the first may stand what nobody has verified.
+        let (leaf, rest) = chain.split_first()?;
+        let until = rest.iter().filter_map(ends).chain([ends(leaf).unwrap_or(0)]).min()?;
         Some(Self { chain, until, set })
     }
 }

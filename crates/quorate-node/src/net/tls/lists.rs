@@ -7,8 +7,12 @@ use std::collections::BTreeMap;
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor};
 use webpki::{BorrowedCertRevocationList, CertRevocationList, anchor_from_trusted_cert};
+use x509_parser::asn1_rs::{Any, BitString, FromDer as _, Oid};
+use x509_parser::parse_x509_crl;
+use x509_parser::revocation_list::CertificateRevocationList;
+use x509_parser::x509::AlgorithmIdentifier;
 
-use crate::net::tls::der::{self, ListAge, Signed};
+use crate::net::tls::der::ListAge;
 use crate::net::tls::error::ListError;
 use crate::net::tls::files::provider;
 use crate::net::tls::verify;
@@ -45,6 +49,14 @@ fn name(issuer: &[u8]) -> String {
     verify::common_name(issuer).unwrap_or_else(|| "an authority".to_owned())
 }
 
+/// Leaves out the lists of authorities that are not trusted: with its authority, a list goes.
+pub(super) fn leave(crls: &mut Vec<CertificateRevocationListDer<'static>>, trusted: &Authorities) {
+    crls.retain(|der| {
+        BorrowedCertRevocationList::from_der(der)
+            .is_ok_and(|list| trusted.contains_key(CertRevocationList::Borrowed(list).issuer()))
+    });
+}
+
 /// How new the lists are, by authority.
 ///
 /// # Errors
@@ -65,10 +77,12 @@ pub(super) fn check(
         let Some(keys) = trusted.get(issuer) else {
             return Err(ListError::Foreign { at, issuer: name(issuer) });
         };
-        if !keys.iter().any(|key| is_signed(der, key)) {
+        let (_, parsed) =
+            parse_x509_crl(der).map_err(|source| ListError::Unparsed { at, source })?;
+        if !keys.iter().any(|key| is_signed(&parsed, key)) {
             return Err(ListError::NotSigned { at, issuer: name(issuer) });
         }
-        let age = der::list_age(der).ok_or(ListError::NoTime { at })?;
+        let age = ListAge::of(&parsed);
         if before.and_then(|before| before.get(issuer)).is_some_and(|before| age.is_before(before))
         {
             return Err(ListError::Older { at, issuer: name(issuer) });
@@ -88,16 +102,26 @@ pub(super) fn check(
     }
 }
 
-/// Whether a list is signed with this key, by an algorithm that handshakes take, too.
-fn is_signed(list: &[u8], key: &[u8]) -> bool {
-    let (Some(signed), Some((kind, key))) = (der::signed(list), der::public_key(key)) else {
-        return false;
-    };
-    let Signed { message, algorithm, signature } = signed;
+/// Whether a list is signed with this key, by an algorithm that handshakes take, too. `key`: its
+/// algorithm, and the key itself.
+fn is_signed(list: &CertificateRevocationList<'_>, key: &[u8]) -> bool {
+    let Ok((key, kind)) = AlgorithmIdentifier::from_der(key) else { return false };
+    let Ok((_, key)) = BitString::from_der(key) else { return false };
+    let (message, signature) = (list.tbs_cert_list.as_ref(), &list.signature_value);
     let mut fitting = provider().signature_verification_algorithms.all.iter().filter(|it| {
-        it.signature_alg_id().as_ref() == algorithm && it.public_key_alg_id().as_ref() == kind
+        is_algorithm(it.signature_alg_id().as_ref(), &list.signature_algorithm)
+            && is_algorithm(it.public_key_alg_id().as_ref(), &kind)
     });
-    fitting.any(|it| it.verify_signature(key, message, signature).is_ok())
+    key.unused_bits == 0
+        && signature.unused_bits == 0
+        && fitting.any(|it| it.verify_signature(&key.data, message, &signature.data).is_ok())
+}
+
+/// `known`: what stands in the sequence that the other was read from.
+fn is_algorithm(known: &[u8], found: &AlgorithmIdentifier<'_>) -> bool {
+    let Ok((parameters, id)) = Oid::from_der(known) else { return false };
+    let parameters = Any::from_der(parameters).ok().map(|(_, parameters)| parameters);
+    *found == AlgorithmIdentifier::new(id, parameters)
 }
 
 #[cfg(test)]

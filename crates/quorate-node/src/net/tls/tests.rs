@@ -8,8 +8,11 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
     KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
+use rustls::SignatureScheme;
+use rustls::client::ResolvesClientCert as _;
 use rustls::pki_types::pem::PemObject as _;
 use tempfile::TempDir;
+use x509_parser::asn1_rs::{Any, Class, FromDer as _};
 
 use super::*;
 
@@ -169,6 +172,70 @@ async fn whom_to_trust_counts_while_a_certificate_is_bad() {
     assert!(tls.is_refused());
 }
 
+/// The certificate that a node shows.
+fn leaf(tls: &Tls) -> Vec<u8> {
+    let shown = tls.loaded.load().identity.resolve(&[], &[SignatureScheme::ECDSA_NISTP256_SHA256]);
+    shown.unwrap().cert[0].to_vec()
+}
+
+#[tokio::test]
+async fn who_a_node_is_counts_while_authorities_and_lists_are_bad() {
+    let (ours, other) = (Authority::new("ours"), Authority::new("other"));
+    let files = Files::new(&ours, &ours.node(2060));
+    let tls = files.open().await;
+    for (what, name, text) in [
+        ("half an authority", "ca.crt", &ours.pem[..ours.pem.len() / 2]),
+        ("another authority", "ca.crt", &other.pem),
+        ("half a list", "ca.crl", &ours.list(2, &[])[..100]),
+        ("another's list", "ca.crl", &other.list(2, &[])),
+    ] {
+        let before = leaf(&tls);
+        files.put(name, text);
+        let (cert, key) = ours.node(2059);
+        files.put("node.key", &key);
+        tls.reload().await;
+        assert!(leaf(&tls) == before && tls.is_refused(), "{what}: half a pair");
+        files.put("node.crt", &cert);
+        tls.reload().await;
+        assert!(leaf(&tls) != before && tls.is_refused(), "{what}");
+        files.put("ca.crt", &ours.pem);
+        files.put("ca.crl", &ours.list(1, &[]));
+        tls.reload().await;
+        assert!(!tls.is_refused(), "{what}: all is good again");
+    }
+}
+
+/// An authority that is taken out is trusted no more, whatever the file with lists says: its own
+/// list, or nothing that can be read.
+#[tokio::test]
+async fn whom_to_trust_counts_while_the_lists_are_bad() {
+    let (ours, leaving) = (Authority::new("ours"), Authority::new("leaving"));
+    let both = format!("{}{}", ours.pem, leaving.pem);
+    let lists = |number| format!("{}{}", ours.list(number, &[2]), leaving.list(number, &[]));
+    let files = Files::new(&ours, &ours.node(2060));
+    files.put("ca.crt", &both);
+    files.put("ca.crl", &lists(1));
+    let tls = files.open().await;
+    for (what, bad) in [("as before", lists(1)), ("half", lists(2)[..100].to_owned())] {
+        assert!(takes(&tls, &leaving.client(3)), "{what}");
+        files.put("ca.crl", &bad);
+        files.put("ca.crt", &ours.pem);
+        tls.reload().await;
+        assert!(!takes(&tls, &leaving.client(3)) && takes(&tls, &ours.client(3)), "{what}");
+        assert!(!takes(&tls, &ours.client(2)), "{what}: what was revoked stays so");
+        let set = tls.loaded.load().set;
+        tls.reload().await;
+        assert!(tls.loaded.load().set == set && tls.is_refused(), "{what}: that is told");
+        files.put("ca.crl", &ours.list(3, &[2]));
+        tls.reload().await;
+        assert!(!tls.is_refused() && !takes(&tls, &ours.client(2)), "{what}: its own list alone");
+        files.put("ca.crt", &both);
+        files.put("ca.crl", &lists(3));
+        tls.reload().await;
+        assert!(!tls.is_refused(), "{what}: both again");
+    }
+}
+
 static NOW: AtomicU64 = AtomicU64::new(IN_2026);
 
 /// What the node shows to other nodes is theirs to refuse. Its clients are judged all the same.
@@ -200,6 +267,13 @@ fn a_certificate_of_its_own_that_has_ended_keeps_no_revocation_away() {
         tls.reload().await;
         assert!(takes(&tls, &coming.client(2)), "its authority was added");
         assert!(tls.ends_in() < Some(0), "which is told");
+
+        // So is another for clients, though that for nodes has ended.
+        let (cert, key) = ours.issue("spiffe://prod/host", 3, 2059);
+        files.put("node.crt", &cert);
+        files.put("node.key", &key);
+        tls.reload().await;
+        assert!(!tls.is_refused(), "each certificate is judged by itself");
 
         // Another that has ended is not taken.
         let (cert, key) = of_nodes.node(2027);
@@ -245,16 +319,17 @@ fn of_version_1(certificate: &CertificateDer<'_>) -> String {
         };
         [head, content.to_vec()].concat()
     };
-    let mut whole = &certificate[..];
-    let (_, mut whole) = der::element(&mut whole).unwrap();
-    let (_, mut signed) = der::element(&mut whole).unwrap();
-    let mut kept = Vec::new();
-    while let Some((tag, content)) = der::element(&mut signed) {
-        if ![0xa0, 0xa3].contains(&tag) {
-            kept.extend(part(tag, content));
+    let (_, whole) = Any::from_der(certificate).unwrap();
+    let (behind, signed) = Any::from_der(whole.data).unwrap();
+    let (mut kept, mut rest) = (Vec::new(), signed.data);
+    while let Ok((left, field)) = Any::from_der(rest) {
+        // The version, and the extensions.
+        if field.class() != Class::ContextSpecific {
+            kept.extend(&rest[..rest.len() - left.len()]);
         }
+        rest = left;
     }
-    let made = part(0x30, &[&part(0x30, &kept), whole].concat());
+    let made = part(0x30, &[&part(0x30, &kept), behind].concat());
     pem("CERTIFICATE", &made)
 }
 

@@ -8,20 +8,12 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
 use webpki::EndEntityCert;
+use x509_parser::asn1_rs::{FromDer as _, Tag};
+use x509_parser::oid_registry::OID_X509_COMMON_NAME;
+use x509_parser::x509::RelativeDistinguishedName;
 
 use crate::net::tls::CertificateId;
-use crate::net::tls::der::element;
 use crate::net::tls::error::IdentityError;
-
-/// `id-at-commonName` (2.5.4.3) in DER.
-const COMMON_NAME: [u8; 3] = [0x55, 0x04, 0x03];
-/// Tags of DER (X.690): what a subject is made of.
-const OID: u8 = 0x06;
-const UTF8: u8 = 0x0c;
-const PRINTABLE: u8 = 0x13;
-const IA5: u8 = 0x16;
-const SEQUENCE: u8 = 0x30;
-const SET: u8 = 0x31;
 
 /// The identity in a certificate that was verified.
 ///
@@ -37,30 +29,21 @@ pub(super) fn identity(leaf: &CertificateDer<'_>) -> Result<CertificateId, Ident
     Ok(CertificateId { spiffe, common_name: common_name(certificate.subject()) })
 }
 
-/// The common name in a subject: sets of (type, value) pairs (RFC 5280, section 4.1.2.4). `None`:
-/// there is none, or more than one, or the subject cannot be read.
-pub(super) fn common_name(subject: &[u8]) -> Option<String> {
+/// The common name in a subject, of which these are the parts. `None`: there is none, or more than
+/// one, or the subject cannot be read.
+pub(super) fn common_name(mut subject: &[u8]) -> Option<String> {
     let mut found = None;
-    let mut sets = subject;
-    while !sets.is_empty() {
-        let (tag, mut pairs) = element(&mut sets)?;
-        if tag != SET {
-            return None;
-        }
-        while !pairs.is_empty() {
-            let (tag, mut pair) = element(&mut pairs)?;
-            let (kind, id) = element(&mut pair)?;
-            let (text, value) = element(&mut pair)?;
-            if tag != SEQUENCE || kind != OID {
+    while !subject.is_empty() {
+        let (behind, part) = RelativeDistinguishedName::from_der(subject).ok()?;
+        subject = behind;
+        for pair in part.iter().filter(|pair| *pair.attr_type() == OID_X509_COMMON_NAME) {
+            let text = pair.attr_value();
+            let is_text =
+                [Tag::Utf8String, Tag::PrintableString, Tag::Ia5String].contains(&text.tag());
+            if found.is_some() || !is_text {
                 return None;
             }
-            if id != COMMON_NAME {
-                continue;
-            }
-            if found.is_some() || ![UTF8, PRINTABLE, IA5].contains(&text) {
-                return None;
-            }
-            found = Some(String::from_utf8(value.to_vec()).ok()?);
+            found = Some(String::from_utf8(text.data.to_vec()).ok()?);
         }
     }
     found
@@ -153,6 +136,14 @@ mod tests {
 
     use super::*;
     use crate::net::tls::{files, wall_time};
+
+    /// `id-at-commonName` (2.5.4.3) in DER.
+    const COMMON_NAME: [u8; 3] = [0x55, 0x04, 0x03];
+    /// Tags of DER (X.690).
+    const OID: u8 = 0x06;
+    const UTF8: u8 = 0x0c;
+    const SEQUENCE: u8 = 0x30;
+    const SET: u8 = 0x31;
 
     struct Authority {
         certificate: CertificateDer<'static>,
