@@ -90,7 +90,8 @@ impl Tls {
 
     /// Refuses the certificates on the lists in this PEM file, too: at most one list of each CA,
     /// signed by it. A CA without one has revoked nothing. A list whose next one is overdue stays
-    /// in use; one that is older than the one before is refused.
+    /// in use; one that is older than the one before is refused. Lists of CAs that are not trusted
+    /// here may stand beside those of CAs that are, as nodes have them.
     ///
     /// A new list ends the connections to those whose certificates it has, also where calls and
     /// watches are under way: they go on with other nodes.
