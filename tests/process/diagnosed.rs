@@ -115,6 +115,12 @@ async fn doctor_finds_what_everybody_can_read_of_a_nodes_files() {
     for (path, mode) in [(&key, 0o644), (&data, 0o755), (&log, 0o755)] {
         set_mode(path, mode);
     }
+    let above = data.parent().expect("the directory of all that is the cluster's");
+    set_mode(above, 0o700);
+    assert_eq!(told().await, Vec::<Value>::new(), "nobody gets there: {}", above.display());
+    for directory in [above, key.parent().expect("that of the certificates")] {
+        set_mode(directory, 0o711);
+    }
     let findings = told().await;
     let commands = [format!("chmod 700 {}", log.display()), format!("chmod 600 {}", key.display())];
     assert_eq!(findings.len(), commands.len(), "{findings:#?}");

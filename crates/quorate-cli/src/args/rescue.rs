@@ -35,9 +35,11 @@ pub(crate) enum BackupCommand {
     Examples:\n  \
     quorate restore registry.backup --data-dir /var/lib/quorate --id 1\n  \
     quorate serve --id 1 --data-dir /var/lib/quorate --listen 10.0.0.1:7001 \\\n      \
-    --peer-listen 10.0.0.1:7101\n  \
+    --peer-listen 10.0.0.1:7101 \\\n      \
+    --tls-ca ca.crt --tls-cert node-1.crt --tls-key node-1.key\n  \
     quorate serve --id 2 --data-dir /var/lib/quorate --listen 10.0.0.2:7001 \\\n      \
-    --peer-listen 10.0.0.2:7101 --join 10.0.0.1:7001"
+    --peer-listen 10.0.0.2:7101 --join 10.0.0.1:7001 \\\n      \
+    --tls-ca ca.crt --tls-cert node-2.crt --tls-key node-2.key"
 )]
 pub(crate) struct RestoreArgs {
     /// The backup

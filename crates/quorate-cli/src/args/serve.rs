@@ -76,9 +76,11 @@ impl From<Clients> for ClientCertificates {
     Examples:\n  \
     quorate serve --id 1 --data-dir /var/lib/quorate --listen 10.0.0.1:7001 \\\n      \
     --peer-listen 10.0.0.1:7101 \\\n      \
+    --tls-ca ca.crt --tls-cert node-1.crt --tls-key node-1.key \\\n      \
     --bootstrap 1=10.0.0.1:7101,2=10.0.0.2:7101,3=10.0.0.3:7101\n  \
     quorate serve --id 4 --data-dir /var/lib/quorate --listen 10.0.0.4:7001 \\\n      \
-    --peer-listen 10.0.0.4:7101 --join 10.0.0.1:7001\n  \
+    --peer-listen 10.0.0.4:7101 --join 10.0.0.1:7001 \\\n      \
+    --tls-ca ca.crt --tls-cert node-4.crt --tls-key node-4.key\n  \
     quorate serve --config /etc/quorate.toml"
 )]
 pub(crate) struct ServeArgs {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::args::{Cli, Command};
-use clap::Parser;
+use clap::{CommandFactory as _, Parser};
 
 const FILE: &str = r#"
     id = 3
@@ -170,4 +170,35 @@ fn bad_settings_are_named() {
         let error = result.expect_err(named[1]);
         assert!(named.iter().all(|name| error.contains(name)), "{named:?}: {error}");
     }
+}
+
+/// The lines of a help that begin with this, each with what goes on behind a `\`.
+fn examples(command: &clap::Command, begin: &str) -> Vec<String> {
+    let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let help = help.replace("\\\n", " ");
+    let own = help.lines().map(str::trim).filter(|line| line.starts_with(begin));
+    let own: Vec<_> = own.map(ToOwned::to_owned).collect();
+    let below = command.get_subcommands().flat_map(|below| examples(below, begin));
+    own.into_iter().chain(below).collect()
+}
+
+/// As they are typed, a node of them would start.
+#[test]
+fn each_example_of_a_node_is_one_that_can_be() {
+    let lines = examples(&Cli::command(), "quorate serve ");
+    let (mut with_flags, mut of_file) = (0, 0);
+    for line in &lines {
+        let cli = Cli::try_parse_from(line.split_whitespace());
+        let cli = cli.unwrap_or_else(|error| panic!("{line}: {error}"));
+        let Command::Serve(args) = cli.command else { panic!("{line}: no serve") };
+        if args.config.is_some() {
+            of_file += 1;
+            continue;
+        }
+        let config = load(&args, |_| Ok(None), |_| unreachable!("it has no file"));
+        let config = config.unwrap_or_else(|bad| panic!("{line}: {}", bad.0));
+        config.validate().unwrap_or_else(|bad| panic!("{line}: {bad}"));
+        with_flags += 1;
+    }
+    assert!(with_flags >= 4 && of_file >= 1, "of serve and of restore: {lines:#?}");
 }

@@ -1,7 +1,7 @@
 //! Encrypted connections to the nodes: the CAs to trust, what they have revoked, the client's
 //! certificate, and the handshake. What was given as files is read again at each dial, so a
 //! connection is made with the newest of them; living ones stay as they are, until the node or the
-//! network ends them, or the node's certificate is revoked.
+//! network ends them, or the node's certificate would not be taken any more.
 
 mod der;
 mod lists;
@@ -91,10 +91,12 @@ impl Tls {
 
     /// Refuses the certificates on the lists in this PEM file, too: at most one list of each CA,
     /// signed by it. A CA without one has revoked nothing. A list whose next one is overdue stays
-    /// in use; one that is older than the one before is refused.
+    /// in use; one that is older than the one before is refused. Lists of CAs that are not trusted
+    /// here may stand beside those of CAs that are, as nodes have them.
     ///
     /// A new list ends the connections to those whose certificates it has, also where calls and
-    /// watches are under way: they go on with other nodes.
+    /// watches are under way: they go on with other nodes. So does a CA that is taken away, and the
+    /// end of a certificate, within two minutes.
     #[must_use]
     pub fn crl_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.lists.push(Source::file(path));
@@ -338,7 +340,7 @@ impl Encryption {
         if let Ok(judged) = timeout(FIRST_WORD_WITHIN, first_word(&mut stream)).await {
             judged?;
         }
-        Ok(TokioIo::new(Watched { stream, name, kept: self.kept.clone(), judged }))
+        Ok(TokioIo::new(Watched::new(stream, name, self.kept.clone(), judged)))
     }
 }
 

@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
-use super::claims::{Claim, incarnation_at_least, new_incarnation};
+use super::claims::{Claim, new_incarnation};
 use super::handle::{Command, Gone, Lease, RegistrationState};
 use super::renewals::{Outcome, Renewals, next_renewal};
 use crate::clock::Moment;
@@ -309,6 +309,10 @@ impl Keeper {
     /// Decides what a failed attempt to register calls for.
     fn registration_failed(&mut self, failure: Failure) -> Next {
         let Failure { decision, status, .. } = &failure;
+        if self.leave_higher_incarnation(status) {
+            self.register_at = Some(Instant::now());
+            return Next::Keep;
+        }
         if is_wrong(status.code()) && !self.accepted.is_empty() && self.accepted != self.wanted {
             // It was wanted while nobody could say so.
             let why = status.message();
@@ -420,7 +424,19 @@ impl Keeper {
             return false;
         }
         self.higher_incarnations -= 1;
-        self.incarnation = incarnation_at_least(current.saturating_add(1));
+        self.incarnation = current.saturating_add(1);
+        true
+    }
+
+    /// Gives up an incarnation that was taken over and that no node takes (any more): it is too far
+    /// ahead of their clocks, and would be refused for ever. What this run would have by its own
+    /// clock comes next; if the other one is still there, that is refused, and said.
+    fn leave_higher_incarnation(&mut self, status: &Status) -> bool {
+        let own = self.clock();
+        if !is_wrong(status.code()) || self.lease.is_some() || self.incarnation <= own {
+            return false;
+        }
+        (self.incarnation, self.higher_incarnations) = (own, 0);
         true
     }
 

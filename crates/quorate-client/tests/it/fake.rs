@@ -113,6 +113,8 @@ pub(crate) struct State {
     pub(crate) log: Vec<Change>,
     /// Services that may not be followed.
     pub(crate) denied: Vec<&'static str>,
+    /// A registration with a higher one is wrong.
+    pub(crate) incarnation_max: Option<u64>,
     /// Calls without it are not taken.
     pub(crate) wanted_token: Option<&'static str>,
 }

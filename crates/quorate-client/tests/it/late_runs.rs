@@ -1,6 +1,6 @@
 //! Runs that were kept from the registry: what became of their instances meanwhile counts.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use quorate_client::{Client, Error, InstanceBuilder, Registration, RegistrationState};
 use quorate_proto::v1::Instance;
@@ -22,7 +22,11 @@ fn client(fakes: &[Fake], attempt_timeout: Duration) -> Client {
 
 /// Renews every 30 ms.
 fn short_lived() -> Registration {
-    let instance = InstanceBuilder::new("orders", "a").endpoint("http", "http://h:1");
+    of("a")
+}
+
+fn of(id: &str) -> Registration {
+    let instance = InstanceBuilder::new("orders", id).endpoint("http", "http://h:1");
     Registration::new(instance).ttl(Duration::from_millis(90))
 }
 
@@ -65,4 +69,51 @@ async fn a_run_that_was_deregistered_before_it_had_an_answer_stays_away() {
     let late = within(handle.registered()).await;
     assert!(matches!(late, Err(Error::Superseded { .. })), "{late:?}");
     assert!(held(&fakes[0]).is_none());
+}
+
+const YEAR: u64 = 365 * 86_400_000_000;
+
+fn now() -> u64 {
+    UNIX_EPOCH.elapsed().unwrap().as_micros() as u64
+}
+
+/// A run whose clock was years ahead holds the instance.
+fn held_from_afar(fake: &Fake) -> u64 {
+    let incarnation = now() + 5 * YEAR;
+    let (service, id) = ("orders".to_owned(), "a".to_owned());
+    fake.state().put(Instance { service, id, incarnation, ..Instance::default() });
+    incarnation
+}
+
+/// Nodes took such a number once. The one above it is refused, and was asked for again for ever.
+#[tokio::test]
+async fn a_number_that_no_node_takes_is_not_asked_for_again() {
+    let fakes = Fake::cluster(1);
+    let far = held_from_afar(&fakes[0]);
+    fakes[0].state().incarnation_max = Some(now() + YEAR);
+    let [first, second, third] = [(); 3].map(|()| client(&fakes, PATIENT));
+    let told = within(first.register(short_lived())).await.map(drop).unwrap_err();
+    assert!(matches!(told, Error::Superseded { current: Some(it) } if it == far), "{told:?}");
+    let handle = second.register_in_background(short_lived()).unwrap();
+    let told = within(handle.registered()).await.map(drop).unwrap_err();
+    assert!(matches!(told, Error::Superseded { current: Some(it) } if it == far), "{told:?}");
+    fakes[0].state().expire_all();
+    let handle = within(third.register(short_lived())).await.expect("the other one is gone");
+    assert!(handle.incarnation() < now() + YEAR);
+}
+
+#[tokio::test]
+async fn a_number_that_was_taken_over_is_of_one_instance_and_left_with_its_lease() {
+    let fakes = Fake::cluster(1);
+    let far = held_from_afar(&fakes[0]);
+    let client = client(&fakes, PATIENT);
+    let handle = client.register(short_lived()).await.unwrap();
+    assert_eq!(handle.incarnation(), far + 1);
+    let other = client.register(of("b")).await.unwrap();
+    assert!(other.incarnation() < now() + YEAR, "this host's clock is right");
+    // By an update, nodes take no such number any more.
+    let max = now() + YEAR;
+    fakes[0].state().incarnation_max = Some(max);
+    fakes[0].state().expire_all();
+    until("it is back", || held(&fakes[0]).is_some_and(|held| held.incarnation <= max)).await;
 }

@@ -1,12 +1,17 @@
 //! How high an incarnation may be. Clients take their start time in microseconds; the highest
-//! number there is would keep an instance's id from every later run. Only the node where a call
-//! enters looks: what is in the log counts as it stands.
+//! number there is would keep an instance's id from every later run. The node where a call enters
+//! looks, and the leader that it is handed on to, each by its own clock; what is in the log counts
+//! as it stands.
+//!
+//! That may be more than is taken now: older releases took more, and clocks are set. The run that
+//! holds an instance is not locked out of it, nor is the next one.
 
 use std::fmt::Display;
 use std::time::Duration;
 
-use quorate_state::{Deregister, Incarnation, Invalid, Op};
+use quorate_state::{Deregister, Incarnation, InstanceKey, Invalid, Op, Register};
 
+use crate::node::Node;
 use crate::wall;
 
 /// An incarnation may be this far ahead of this node's wall clock: a year. What is higher is a
@@ -19,37 +24,67 @@ const AHEAD_MAX: Duration = Duration::from_secs(365 * 86_400);
 const NOT_SET_BEFORE: Duration = Duration::from_secs(1_767_225_600);
 const NOT_SET_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
 
-/// The incarnation that a request names; 0: none.
-pub(crate) fn named(
+/// The run that holds an instance, as far as this node knows.
+pub(super) fn held(node: &Node) -> impl Fn(&InstanceKey) -> Option<Incarnation> {
+    move |key: &InstanceKey| {
+        node.applied().lock().registry.instance(key).map(|held| held.incarnation)
+    }
+}
+
+/// # Errors
+/// It would be a run that most cannot follow.
+pub(super) fn check_register(
+    register: &Register,
+    held: impl Fn(&InstanceKey) -> Option<Incarnation>,
+) -> Result<(), Invalid> {
+    let Some(named) = register.incarnation else { return Ok(()) };
+    // The same for all of them.
+    let least = || register.instances.iter().map(|(key, _)| held(key)).min().flatten();
+    check("incarnation", named, least, latest(wall::since_1970()))
+}
+
+/// # Errors
+/// Such a run would be remembered as one that has ended, and none before it let in.
+pub(super) fn check_deregister(
+    deregister: &Deregister,
+    held: impl Fn(&InstanceKey) -> Option<Incarnation>,
+) -> Result<(), Invalid> {
+    let Deregister::Instances(targets) = deregister else { return Ok(()) };
+    let latest = latest(wall::since_1970());
+    let mut named =
+        targets.iter().enumerate().filter_map(|(at, it)| Some((at, it, it.incarnation?)));
+    named.try_for_each(|(at, target, named)| {
+        let field = format_args!("instances[{at}].incarnation");
+        check(field, named, || held(&target.key), latest)
+    })
+}
+
+/// Checks the incarnation in a command that another node hands in. (Update only finds the run that
+/// holds the instance.)
+pub(super) fn check_forwarded(
+    op: &Op,
+    held: impl Fn(&InstanceKey) -> Option<Incarnation>,
+) -> Result<(), Invalid> {
+    match op {
+        Op::Register(register) => check_register(register, held),
+        Op::Deregister(deregister) => check_deregister(deregister, held),
+        _ => Ok(()),
+    }
+}
+
+fn check(
     field: impl Display + Copy,
-    value: u64,
-) -> Result<Option<Incarnation>, Invalid> {
-    check(field, value, latest(wall::since_1970()))?;
-    Ok((value != 0).then_some(Incarnation(value)))
-}
-
-/// Checks the incarnation in a command that another node hands in.
-pub(super) fn check_forwarded(op: &Op) -> Result<(), Invalid> {
-    let named = match op {
-        Op::Register(register) => register.incarnation,
-        Op::Update(update) => update.target.incarnation,
-        Op::Deregister(Deregister::Instances(targets)) => {
-            targets.iter().filter_map(|target| target.incarnation).max()
-        }
-        _ => None,
-    };
-    let check = |named: Incarnation| check("incarnation", named.0, latest(wall::since_1970()));
-    named.map_or(Ok(()), check)
-}
-
-fn check(field: impl Display + Copy, value: u64, latest: u64) -> Result<(), Invalid> {
-    if value <= latest {
+    Incarnation(named): Incarnation,
+    held: impl FnOnce() -> Option<Incarnation>,
+    latest: u64,
+) -> Result<(), Invalid> {
+    if named <= latest || held().is_some_and(|held| named <= held.0.saturating_add(1)) {
         return Ok(());
     }
     let must = format!(
         "must be at most {latest}: microseconds since 1970, a year from now by this node's clock (take the process's start time)"
     );
-    Err(Invalid::number(field, value, must))
+    Err(Invalid::number(field, named, must))
 }
 
 fn latest(now: Duration) -> u64 {
@@ -62,34 +97,65 @@ fn latest(now: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use quorate_state::{
-        InstanceId, InstanceKey, InstanceRef, Namespace, Register, ServiceKey, ServiceName, Update,
+        InstanceId, InstanceRef, InstanceSpec, Namespace, ServiceKey, ServiceName, SpecParts,
     };
 
     use super::*;
 
-    #[test]
-    fn no_command_of_another_node_names_a_run_that_none_can_follow() {
+    /// Of an instance that nothing holds.
+    fn check_new(named: u64, latest: u64) -> Result<(), Invalid> {
+        check("incarnation", Incarnation(named), || None, latest)
+    }
+
+    fn key(id: &str) -> InstanceKey {
         let name = ServiceName::new("service", "web").unwrap();
         let service = ServiceKey { namespace: Namespace::default(), name };
-        let key = InstanceKey { service, id: InstanceId::new("id", "a").unwrap() };
+        InstanceKey { service, id: InstanceId::new("id", id).unwrap() }
+    }
+
+    /// A registration of these instances, and a deregistration.
+    fn both(incarnation: Option<u64>, ids: &[&str]) -> [Op; 2] {
+        let incarnation = incarnation.map(Incarnation);
+        let endpoints = BTreeMap::from([("http".to_owned(), "http://h:1".to_owned())]);
+        let spec = InstanceSpec::new("spec", SpecParts { endpoints, ..SpecParts::default() });
+        let spec = spec.unwrap();
+        let instances = ids.iter().map(|id| (key(id), spec.clone())).collect();
+        let register = Register { lease: None, ttl: None, incarnation, instances, within: None };
+        let targets = ids.iter().map(|id| InstanceRef { key: key(id), incarnation });
+        [Op::Register(register), Op::Deregister(Deregister::Instances(targets.collect()))]
+    }
+
+    #[test]
+    fn no_command_of_another_node_names_a_run_that_none_can_follow() {
         for (named, refused) in [(None, false), (Some(7), false), (Some(u64::MAX), true)] {
-            let incarnation = named.map(Incarnation);
-            let target = InstanceRef { key: key.clone(), incarnation };
-            let register = Register {
-                lease: None,
-                ttl: None,
-                incarnation,
-                instances: Vec::new(),
-                within: None,
-            };
-            let update = Update { weight: Some(1), ..Update::of(target.clone()) };
-            for op in [
-                Op::Register(register),
-                Op::Update(update),
-                Op::Deregister(Deregister::Instances(vec![target])),
-            ] {
-                assert_eq!(check_forwarded(&op).is_err(), refused, "{op:?}");
+            for op in both(named, &["a"]) {
+                assert_eq!(check_forwarded(&op, |_| None).is_err(), refused, "{op:?}");
+            }
+        }
+        let [_, of_two] = both(Some(u64::MAX), &["a", "b"]);
+        let refused = check_forwarded(&of_two, |_| None).unwrap_err().to_string();
+        assert!(refused.contains("instances[0].incarnation"), "{refused}");
+    }
+
+    /// Releases before took ten years: the run registers again under its own number with each
+    /// change, and the next one takes the number above.
+    #[test]
+    fn what_holds_an_instance_is_not_locked_out_of_it() {
+        let far = latest(wall::since_1970()) + 5 * 365 * 86_400_000_000;
+        let holds = |of: &InstanceKey| (*of != key("free")).then_some(Incarnation(far));
+        for (named, ids, [registers, leaves]) in [
+            (far, &["a"][..], [true, true]),
+            (far + 1, &["a", "b"], [true, true]),
+            (far + 2, &["a"], [false, false]),
+            (far, &["free"], [false, false]),
+            (far, &["a", "free"], [false, false]),
+        ] {
+            let [register, deregister] = both(Some(named), ids);
+            for (op, is_taken) in [(register, registers), (deregister, leaves)] {
+                assert_eq!(check_forwarded(&op, holds).is_ok(), is_taken, "{named} {ids:?}");
             }
         }
     }
@@ -98,10 +164,10 @@ mod tests {
     fn a_clock_that_is_not_set_refuses_no_client() {
         let in_2030 = 1_893_456_000_000_000;
         for now in [Duration::ZERO, NOT_SET_BEFORE - Duration::from_secs(1)] {
-            assert!(check("incarnation", in_2030, latest(now)).is_ok(), "{now:?}");
+            assert!(check_new(in_2030, latest(now)).is_ok(), "{now:?}");
         }
         for now in [Duration::ZERO, NOT_SET_BEFORE, wall::since_1970()] {
-            let refused = check("incarnation", u64::MAX, latest(now)).unwrap_err().to_string();
+            let refused = check_new(u64::MAX, latest(now)).unwrap_err().to_string();
             assert!(refused.contains("incarnation"), "{refused}");
             assert!(refused.contains(&latest(now).to_string()), "{refused}");
         }
@@ -115,8 +181,8 @@ mod tests {
         for now in [NOT_SET_BEFORE, wall::since_1970()] {
             let ahead = now.as_micros() as u64 + year;
             assert_eq!(latest(now), ahead);
-            assert!(check("incarnation", ahead, latest(now)).is_ok());
-            let refused = check("incarnation", ahead + 1, latest(now)).unwrap_err().to_string();
+            assert!(check_new(ahead, latest(now)).is_ok());
+            let refused = check_new(ahead + 1, latest(now)).unwrap_err().to_string();
             assert!(refused.contains("a year from now"), "{refused}");
         }
     }

@@ -100,7 +100,7 @@ pub(crate) struct Vitals {
     pub(crate) open_listeners: String,
     /// The nodes that this one asks to take it in; empty: it asks none.
     pub(crate) asks: String,
-    pub(crate) own_files: Arc<OwnFiles>,
+    pub(crate) own_files: OwnFiles,
     pub(crate) seen: Seen,
 }
 
@@ -136,8 +136,7 @@ impl Vitals {
         own_files: OwnFiles,
     ) -> Self {
         let (log, snapshots, tls) = (log.clone(), snapshots.clone(), tls.clone());
-        let (own_files, seen) = (Arc::new(own_files), Seen::default());
-        Self { log, snapshots, tls, open_listeners, asks, own_files, seen }
+        Self { log, snapshots, tls, open_listeners, asks, own_files, seen: Seen::default() }
     }
 }
 
@@ -249,11 +248,11 @@ impl Node {
 
     pub(crate) async fn condition(&self) -> Condition {
         let vitals = self.vitals();
-        let (snapshots, own_files) = (vitals.snapshots.clone(), vitals.own_files.clone());
+        let snapshots = vitals.snapshots.clone();
         // Waits while a snapshot takes its place.
-        let looked = blocking(move || (snapshots.written(), own_files.open())).await;
-        let (written, open_files) = looked.unwrap_or_default();
+        let written = blocking(move || snapshots.written()).await.ok().flatten();
         let written = written.and_then(|(at, _)| at.duration_since(UNIX_EPOCH).ok());
+        let open_files = vitals.own_files.open().await;
         let (standing, reason) = self.standing();
         let (now, before) = (self.counts(), self.seen().before(|| self.counts()));
         let late = now.since(&before);

@@ -50,6 +50,8 @@ impl Keeper {
                         return Err(NotRegistered { error, may_be_done: false });
                     }
                 }
+                Err(CallError::Refused { status, .. })
+                    if self.leave_higher_incarnation(&status) => {}
                 Err(error) => {
                     let may_be_done = match &error {
                         CallError::Unreachable(_) => true,

@@ -162,6 +162,9 @@ impl Registry for Node {
             if request.instances.iter().any(|instance| instance.load > 1_000_000) {
                 return Err(Status::invalid_argument("load: at most 1000000"));
             }
+            if state.incarnation_max.is_some_and(|max| request.incarnation > max) {
+                return Err(Status::invalid_argument("incarnation: too far ahead"));
+            }
             let key = |spec: &InstanceSpec| (spec.service.clone(), spec.id.clone());
             let mut lease = None;
             for spec in &request.instances {

@@ -17,7 +17,6 @@ use quorate_state::{
 
 pub(super) use self::status::{condition_to_wire, member_status, predecessors_to_wire};
 use crate::api::grpc::touched::{Touched, Touches, What};
-use crate::api::incarnations;
 use crate::applied::hub::{Filter, Selection};
 use crate::applied::shared_event::View;
 use crate::applied::subscription::Part;
@@ -73,7 +72,7 @@ pub(super) fn register(request: wire::RegisterRequest) -> Result<Register, Inval
         instances.push((key, instance_spec(field, spec)?));
     }
     let lease = lease_id(request.lease_id);
-    let incarnation = incarnations::named("incarnation", request.incarnation)?;
+    let incarnation = incarnation(request.incarnation);
     Ok(Register { lease, ttl, incarnation, instances, within: None })
 }
 
@@ -81,7 +80,7 @@ impl Touches for wire::RegisterRequest {
     fn touches(&self) -> Touched<'_> {
         let names = self.instances.iter().map(|spec| (spec.service.as_str(), spec.id.as_str()));
         let what = What::Instances(names.collect());
-        let run = (self.incarnation != 0).then_some(Incarnation(self.incarnation));
+        let run = incarnation(self.incarnation);
         Touched::of(&self.namespace, what).under(lease_id(self.lease_id), run)
     }
 
@@ -172,9 +171,12 @@ fn instance_ref(
     instance: &wire::InstanceRef,
 ) -> Result<InstanceRef, Invalid> {
     let key = instance_key(field, namespace, &instance.service, &instance.id)?;
-    let incarnation =
-        incarnations::named(format_args!("{field}incarnation"), instance.incarnation)?;
-    Ok(InstanceRef { key, incarnation })
+    Ok(InstanceRef { key, incarnation: incarnation(instance.incarnation) })
+}
+
+/// The one that a request names, if it does. How high it may be, `api/incarnations.rs` says.
+fn incarnation(named: u64) -> Option<Incarnation> {
+    (named != 0).then_some(Incarnation(named))
 }
 
 fn of_instance(instance: &wire::InstanceRef) -> (&str, &str) {

@@ -41,7 +41,7 @@ pub(super) async fn execute_all(
 
 async fn execute(node: &Node, sender: NodeId, call: Bytes, deadline: Instant) -> Bytes {
     let call = read_call(call).map_err(|error| PeerError::from(error).into());
-    let call = call.and_then(|call| check_forwarded(sender, &call).map(|()| call));
+    let call = call.and_then(|call| check_forwarded(node, sender, &call).map(|()| call));
     let failure = match call {
         Ok(call) => match node.execute(call, deadline).await {
             Ok(answer) => return encode_answer(&answer),

@@ -172,10 +172,15 @@ pub(super) fn check_same(sender: NodeId, told: u64) -> Result<(), Status> {
 }
 
 /// What arrives from another node is checked as if it came from a client.
-pub(super) fn check_forwarded(sender: NodeId, call: &LeaderCall) -> Result<(), Status> {
+pub(super) fn check_forwarded(
+    node: &Node,
+    sender: NodeId,
+    call: &LeaderCall,
+) -> Result<(), Status> {
     let checked = match call {
         LeaderCall::Propose(op, _) => {
-            op.check_forwarded().and_then(|()| incarnations::check_forwarded(op))
+            let held = incarnations::held(node);
+            op.check_forwarded().and_then(|()| incarnations::check_forwarded(op, held))
         }
         LeaderCall::Renew(..) | LeaderCall::Lead(_) => Ok(()),
         LeaderCall::Membership(call) => match call {

@@ -22,6 +22,7 @@ use crate::api::grpc::pages;
 use crate::api::grpc::told::{granted, standing};
 use crate::api::grpc::watch::Asks;
 use crate::api::grpc::{age_ms, header, is_foreign, min_revision, rights};
+use crate::api::incarnations;
 use crate::error::{CallError, NodeError};
 use crate::net::watched::OfWatch;
 use crate::node::Node;
@@ -111,6 +112,7 @@ impl RegistryService {
         let (lease, cluster_id) = (convert::lease_id(request.lease_id), request.cluster_id);
         let within = rights::within(&self.node, &caller);
         let register = Register { within, ..convert::register(request)? };
+        incarnations::check_register(&register, incarnations::held(&self.node))?;
         self.check_lease(lease, cluster_id)?;
         let (registered, revision) = self.node.propose(register, id, deadline).await?;
         let answer = RegisterResponse {
@@ -156,6 +158,7 @@ impl RegistryService {
         let id = convert::request_id(request.request_id.take(), rights::share(&self.node, &caller));
         let (lease, cluster_id) = (convert::lease_id(request.lease_id), request.cluster_id);
         let deregister = convert::deregister(request)?;
+        incarnations::check_deregister(&deregister, incarnations::held(&self.node))?;
         self.check_lease(lease, cluster_id)?;
         let (removed, revision) = self.node.propose(deregister, id, deadline).await?;
         let header = header(&self.node, revision.0, 0);

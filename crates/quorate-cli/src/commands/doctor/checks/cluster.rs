@@ -95,7 +95,7 @@ fn members(facts: &Facts, found: &mut Found, is_led: bool) {
                 format!("`quorate cluster replace {node} NEW-ID ADDRESS`"),
             );
         } else if standing == Standing::Joining {
-            let next = "wait; `quorate cluster status --wait`";
+            let next = "wait: `quorate cluster status --wait --timeout 5m`";
             found.of(node, Severity::Note, format!("node {node}: {reason}"), next);
         }
         if !member.recovering.is_empty() {
@@ -166,7 +166,7 @@ pub(super) fn versions(facts: &Facts, found: &mut Found) -> Result<(), String> {
                 "the nodes run different versions: {}; older ones cannot read what newer ones write",
                 sides.collect::<Vec<_>>().join(", ")
             ),
-            "start each with the same version, one after the other: `quorate cluster status --wait` between them",
+            "start each with the same version, one after the other: `quorate cluster status --wait --timeout 5m` between them, and go on only if it exits with 0",
         );
     }
     Ok(())
