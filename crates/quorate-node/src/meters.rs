@@ -305,9 +305,9 @@ meters! {
     service_instances: Family<OfService, Gauge> = Family::default(),
         "quorate_service_instances", "Instances of the 50 largest services";
     expired: Counter = Counter::default(),
-        "quorate_expired_instances", "Instances that went because their lease ended without a renewal";
+        "quorate_expired_instances", "Instances that went because their lease ended without a renewal, since this node started; what its log had by then is applied again, and not counted";
     changes: Counter = Counter::default(),
-        "quorate_changes", "Changes of instances that this node has applied";
+        "quorate_changes", "Changes of instances that this node has applied since it started, but for those that its log had by then";
     renewals: Histogram = lease_counts(),
         "quorate_renewals_per_batch", "Of a leader: leases in each log entry of renewals; the sum is that of all renewals";
     clock_held: Gauge = Gauge::default(),
