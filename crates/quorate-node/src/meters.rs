@@ -278,9 +278,9 @@ meters! {
     disk_free: Gauge = Gauge::default(),
         "quorate_disk_free_bytes", "Free on the disk of the data directory";
     disk_reserve: Gauge = Gauge::default(),
-        "quorate_disk_reserve_bytes", "With less free than this, the node takes no registrations; with less than a quarter, nothing";
+        "quorate_disk_reserve_bytes", "With less free than this, the node gives the lead away, and takes no registrations while it leads all the same; with less than a quarter, it takes nothing, nor entries of another leader";
     disk_low: Gauge = Gauge::default(),
-        "quorate_disk_low", "1: the node takes no registrations, for want of disk";
+        "quorate_disk_low", "1: less is free than quorate_disk_reserve_bytes";
 
     revision: Gauge = Gauge::default(),
         "quorate_revision", "The revision of the registry that this node has applied";
