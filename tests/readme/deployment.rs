@@ -367,6 +367,42 @@ fn systemd_starts_a_node_for_as_long_as_that_may_help() {
     assert_eq!(setting(&unit, "Restart"), "always");
 }
 
+/// What systemd hands over is copied once. A copy of what is followed, so that it counts at once,
+/// would count after the next restart.
+#[test]
+fn with_systemd_nodes_follow_their_files_and_write_their_audit_log() {
+    let unit = file("quorate@.service");
+    let of = |name: &'static str| {
+        let lines = unit.lines().map(|line| line.trim_start_matches('#'));
+        lines.filter_map(move |line| line.strip_prefix(name)?.strip_prefix('='))
+    };
+    let copies: Vec<_> = of("LoadCredential").map(|it| it.split_once(':').unwrap()).collect();
+    let own = [("node.crt", "/etc/quorate/node-%i.crt"), ("node.key", "/etc/quorate/node-%i.key")];
+    assert_eq!(copies, own);
+    let set: Vec<_> = of("Environment").flat_map(|line| line.split(' ')).collect();
+    assert_eq!(
+        set,
+        [
+            "QUORATE_TLS_CERT=%d/node.crt",
+            "QUORATE_TLS_KEY=%d/node.key",
+            "QUORATE_TLS_CA=/etc/quorate/ca.crt",
+            "QUORATE_TLS_CRL=/etc/quorate/ca.crl",
+            "QUORATE_ACCESS=/etc/quorate/access.toml",
+        ]
+    );
+
+    // Its user is systemd's, for whom nothing is writable that is not named here.
+    assert_eq!(setting(&unit, "ProtectSystem"), "strict");
+    let logs = format!("/var/log/{}/", setting(&unit, "LogsDirectory"));
+    assert_eq!(setting(&unit, "LogsDirectoryMode"), "0700");
+    let security = text_of("docs/security.md");
+    let words = security.split(['"', ' ', '`', '\n']);
+    let audits: Vec<_> =
+        words.filter(|word| word.starts_with('/') && word.ends_with(".jsonl")).collect();
+    assert!(audits.len() >= 2, "the flag, and the file");
+    assert!(audits.iter().all(|path| path.starts_with(&logs)), "{audits:?}");
+}
+
 /// node-1.toml shows every tunable with its default.
 #[test]
 fn the_tunables_shown_are_the_defaults() {
