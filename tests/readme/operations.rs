@@ -32,7 +32,9 @@ const FULL: &str = "A full disk";
 const ENDED: &str = "Certificates that have ended";
 const END: &str = "Certificates that end";
 const ONE: &str = "One dead node";
-/// Walked by `kubernetes.rs`.
+const BACKUPS: &str = "Backups";
+const ALL_DISKS: &str = "All disks lost";
+/// These are walked by `kubernetes.rs`.
 pub(crate) const KUBERNETES: &str = "In Kubernetes";
 
 /// The shell commands of docs/operations.md below the headings that are wanted.
@@ -175,4 +177,36 @@ fn whatever_is_lost_there_is_a_way_back() {
     let fetched = said.matches("orders-1").count();
     assert_eq!(fetched, 5, "registered, and there after each of four losses: {said}");
     ports.are_free_again(&said);
+}
+
+/// Nodes whose disks are lost, and whose files still have their founders, found an empty cluster.
+/// What is done before that leaves the rest of each file as it was.
+#[test]
+fn no_node_whose_disk_is_lost_founds_a_cluster_while_a_backup_is_restored() {
+    let steps = blocks_of("console", |heading| heading == ALL_DISKS).replace("$ ", "");
+    let directory = tempfile::tempdir().unwrap();
+    let place = |path: &str| directory.path().join(path);
+    for id in 1..=3 {
+        let (file, data) = (format!("etc/node-{id}.toml"), format!("var/node-{id}"));
+        let data = place(&data);
+        std::fs::create_dir_all(data.join("log")).unwrap();
+        std::fs::create_dir_all(place("etc")).unwrap();
+        let text = text_of(&format!("cluster-examples/three-nodes/node-{id}.toml"));
+        std::fs::write(place(&file), &text).unwrap();
+        let own = steps
+            .replace("/etc/quorate", &place("etc").display().to_string())
+            .replace("/var/lib/quorate", &place("var").display().to_string())
+            .replace("quorate@1", &format!("quorate@{id}"))
+            .replace("node-1", &format!("node-{id}"))
+            .replace("lost-1", &format!("lost-{id}"));
+        let mut bash = Command::new("bash");
+        bash.args(["-euc", &format!("systemctl() {{ echo systemctl $@; }}\n{own}")]);
+        let said = Running::start(bash, directory.path(), "steps").succeed();
+        assert_eq!(said, format!("systemctl disable --now quorate@{id}\n"));
+        assert!(!data.exists() && place(&format!("var/lost-{id}/log")).exists());
+        let read = |text: &str| text.parse::<toml::Table>().unwrap();
+        let mut wanted = read(&text);
+        assert!(wanted.remove("bootstrap").is_some(), "it has founded the cluster");
+        assert_eq!(read(&std::fs::read_to_string(place(&file)).unwrap()), wanted);
+    }
 }
