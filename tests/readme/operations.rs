@@ -36,6 +36,8 @@ const BACKUPS: &str = "Backups";
 const ALL_DISKS: &str = "All disks lost";
 /// These are walked by `kubernetes.rs`.
 pub(crate) const KUBERNETES: &str = "In Kubernetes";
+pub(crate) const MAJORITY: &str = "In Kubernetes, a lost majority";
+pub(crate) const ALL_VOLUMES: &str = "In Kubernetes, all disks lost";
 
 /// The shell commands of docs/operations.md below the headings that are wanted.
 pub(crate) fn commands(wanted: impl Fn(&str) -> bool) -> String {
@@ -89,12 +91,17 @@ quorate cluster status --wait --timeout 30s
 quorate fetch orders
 ";
 
+/// A timer comes again, though not in the same second.
+const AGAIN: &str = "second=$(date +%s)\nwhile [ $(date +%s) = $second ]; do sleep 0.1; done\n";
+
 /// The walk, in which somebody lives through the runbook for one dead node, and somebody through
 /// those for a damaged log and for all nodes down: between them, another cluster is made.
 fn lived_through() -> String {
     let all = commands(|heading| ![CLOCK, FULL, ENDED, END, KUBERNETES].contains(&heading));
     let [one, damaged, down] = [ONE, DAMAGED, DOWN].map(|runbook| commands(|it| it == runbook));
     let (before, rest) = all.split_once(&one).expect("it is among them");
+    let backup = commands(|it| it == BACKUPS);
+    let before = before.replace(&backup, &format!("{backup}{AGAIN}{backup}"));
     let (recover, rest) = rest.split_once(&damaged).expect("it comes after");
     let (between, after) = rest.split_once(&down).expect("it comes after");
     format!(
@@ -173,6 +180,7 @@ fn whatever_is_lost_there_is_a_way_back() {
             "logs/2-node-9.log",
         ],
     );
+    assert_eq!(said.matches("\nregistry-20").count(), 2, "two from the timer: {said}");
     assert_eq!(said.matches("checksums verified").count(), 2, "the old backup, and the new one");
     let fetched = said.matches("orders-1").count();
     assert_eq!(fetched, 5, "registered, and there after each of four losses: {said}");
