@@ -36,6 +36,8 @@ mod http;
 mod kubernetes;
 #[path = "readme/operations.rs"]
 mod operations;
+#[path = "readme/pods_that_end.rs"]
+mod pods_that_end;
 #[path = "readme/ports.rs"]
 mod ports;
 #[path = "readme/process.rs"]

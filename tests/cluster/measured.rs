@@ -205,9 +205,10 @@ async fn what_ends_by_the_clock_and_what_an_operator_decided_is_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_goes_by_time_is_counted_and_what_leaves_is_not() {
+async fn what_goes_by_time_is_counted_once_and_what_leaves_is_not() {
     const EXPIRED: &str = "quorate_expired_instances_total";
-    let cluster = Cluster::start(1).await;
+    const CHANGES: &str = "quorate_changes_total";
+    let mut cluster = Cluster::start(1).await;
     let mut registry = cluster.registry(1);
     let left = register(&mut registry, "web", "left").await;
     assert_eq!(of(&cluster, 1, "quorate_revision").await, revision(left.header) as f64);
@@ -225,6 +226,16 @@ async fn what_goes_by_time_is_counted_and_what_leaves_is_not() {
     assert_eq!(now[EXPIRED], 2.0, "two by time, one by a call");
     assert_eq!(now["quorate_revision"], (gone + 4) as f64, "two come, two go");
     assert!(now["quorate_state_bytes"] < one, "{one} with one instance: {now:#?}");
+    assert_eq!(now[CHANGES], 6.0);
+
+    // Its log is applied again, in which all of that stands.
+    cluster.restart(1).await;
+    cluster.settled().await;
+    let again = metrics(&cluster, 1).await;
+    assert_eq!(again["quorate_revision"], now["quorate_revision"]);
+    assert_eq!((again[EXPIRED], again[CHANGES]), (0.0, 0.0));
+    register(&mut cluster.registry(1), "web", "new").await;
+    assert_eq!(of(&cluster, 1, CHANGES).await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

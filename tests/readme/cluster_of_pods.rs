@@ -2,6 +2,9 @@
 //! `kubectl` that hands each call to the test. A pod is a real node on this machine, a claim is a
 //! directory. What it does not know, it refuses.
 
+#[path = "rescued_pods.rs"]
+mod rescued_pods;
+
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::io::{self, Read as _, Write as _};
@@ -18,7 +21,7 @@ use crate::process::{PATIENCE, Running};
 use crate::skipped::skipped;
 use crate::three_nodes::{Settings, here};
 
-const NAMESPACE: &str = "space";
+pub(super) const NAMESPACE: &str = "space";
 /// A call is a folder; it is answered when `code` is there.
 const KUBECTL: &str = "#!/bin/sh
 call=$(mktemp -d \"$CALLS/XXXXXX\")
@@ -57,6 +60,19 @@ pub(crate) fn pod_settings(set: &Value) -> Settings {
     settings
 }
 
+/// The file that the manifest's ConfigMap is in a pod.
+pub(crate) fn mounted_config(directory: &Path) -> PathBuf {
+    let path = directory.join("quorate.toml");
+    let text = kubernetes_config();
+    fs::write(&path, text).unwrap();
+    path
+}
+
+fn kubernetes_config() -> String {
+    let config = crate::deployment::kubernetes("ConfigMap");
+    config["data"]["quorate.toml"].as_str().expect("the manifest has one").to_owned()
+}
+
 fn node_of(set: &Value) -> u64 {
     set["spec"]["template"]["metadata"]["labels"]["quorate-node"].as_str().unwrap().parse().unwrap()
 }
@@ -76,6 +92,8 @@ pub(super) struct Pods {
     images: BTreeMap<u64, String>,
     refused: usize,
     break_off: Option<&'static str>,
+    /// What pods said that did one thing and ended, by their names.
+    ended: BTreeMap<String, String>,
 }
 
 impl Pods {
@@ -95,6 +113,7 @@ impl Pods {
             images: BTreeMap::new(),
             refused: 0,
             break_off: None,
+            ended: BTreeMap::new(),
         }
     }
 
@@ -173,6 +192,7 @@ impl Pods {
             command.env(name, here(&value, id, self.ports, &host));
         }
         command.env("QUORATE_DATA_DIR", self.volume(id).join("data"));
+        command.env("QUORATE_CONFIG", mounted_config(&self.directory));
         let node = Running::start(command, &self.directory, &format!("node-{id}"));
         self.nodes.insert(id, node);
     }
@@ -259,7 +279,7 @@ impl Pods {
                 self.stop(node_of(&set));
                 Ok(format!("statefulset.apps {name:?} deleted\n"))
             }
-            ["delete", "pod", name] => {
+            ["delete", "pod", name] if !self.ended.contains_key(*name) => {
                 let id = number(name);
                 self.stop(id);
                 self.late = Some(id);
@@ -270,7 +290,7 @@ impl Pods {
                 let _not_there = fs::remove_dir_all(self.directory.join("claims").join(name));
                 Ok(String::new())
             }
-            _ => panic!("no test knows `kubectl {}`", args.join(" ")),
+            _ => self.rescue(args),
         }
     }
 

@@ -14,20 +14,22 @@ use crate::text_of;
 use crate::yaml::{documents, objects};
 
 const DIRECTORY: &str = "cluster-examples/three-nodes";
+/// What Kubernetes is given.
+const MANIFESTS: [&str; 4] = ["kubernetes.yaml", "backup.yaml", "recover.yaml", "restore.yaml"];
 
-fn file(name: &str) -> String {
+pub(crate) fn file(name: &str) -> String {
     text_of(&format!("{DIRECTORY}/{name}"))
 }
 
 /// The first of its kind.
-fn kubernetes(kind: &str) -> Value {
+pub(crate) fn kubernetes(kind: &str) -> Value {
     kubernetes_all(kind)
         .into_iter()
         .next()
         .unwrap_or_else(|| panic!("kubernetes.yaml has no {kind}"))
 }
 
-fn kubernetes_all(kind: &str) -> Vec<Value> {
+pub(crate) fn kubernetes_all(kind: &str) -> Vec<Value> {
     let objects = objects(&format!("{DIRECTORY}/kubernetes.yaml"));
     objects.into_iter().filter(|object| object["kind"] == kind).collect()
 }
@@ -43,12 +45,12 @@ fn compose() -> Value {
     documents(&format!("{DIRECTORY}/compose.yaml")).remove(0)
 }
 
-fn strings(list: &Value) -> Vec<String> {
+pub(crate) fn strings(list: &Value) -> Vec<String> {
     list.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
 }
 
 /// Asked for its help after all other flags, the binary refuses flags that it does not know.
-fn accepted(args: &[String], source: &str) {
+pub(crate) fn accepted(args: &[String], source: &str) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
     command.args(args).arg("--help");
     let output = command.output().unwrap();
@@ -129,7 +131,7 @@ fn the_manifests_fit_the_schemas_of_kubernetes() {
     };
     // Each object by itself: a List has no schema.
     let of = |name: &str| objects(&format!("{DIRECTORY}/{name}"));
-    let objects = [of("kubernetes.yaml"), of("restore.yaml")].concat();
+    let objects = MANIFESTS.map(of).concat();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("objects.yaml");
     let text: String = objects.iter().map(|object| format!("---\n{object}\n")).collect();
@@ -151,9 +153,7 @@ fn the_manifests_fit_the_schemas_of_kubernetes() {
 fn every_variable_is_one_that_the_binary_reads() {
     let help = Command::new(env!("CARGO_BIN_EXE_quorate")).args(["serve", "--help"]).output();
     let help = String::from_utf8(help.unwrap().stdout).unwrap();
-    for name in
-        ["compose.yaml", "kubernetes.yaml", "restore.yaml", "quorate@.service", "Dockerfile"]
-    {
+    for name in ["compose.yaml", "quorate@.service", "Dockerfile"].into_iter().chain(MANIFESTS) {
         let text = file(name);
         let words = text.split(|c: char| !c.is_ascii_uppercase() && c != '_');
         let read = |word: &&str| word.starts_with("QUORATE_") && *word != "QUORATE_COMMIT";
@@ -214,36 +214,6 @@ fn kubernetes_objects_fit_together() {
     assert_eq!(claim, &container["volumeMounts"][0]["name"]);
     assert_eq!(container["image"], compose()["services"]["node-1"]["image"]);
     assert_eq!(container["image"], format!("quorate:{}", env!("CARGO_PKG_VERSION")));
-}
-
-/// The pod that restores a backup writes where node 1 will look, and is no other user.
-#[test]
-fn a_backup_is_restored_onto_the_claim_of_the_first_node() {
-    let objects = objects(&format!("{DIRECTORY}/restore.yaml"));
-    let [claim, restore] = &objects[..] else { panic!("a claim and a pod: {objects:?}") };
-    let set = kubernetes("StatefulSet");
-    let (node, pod) = (&set["spec"]["template"]["spec"], &restore["spec"]);
-    let template = &set["spec"]["volumeClaimTemplates"][0];
-    let text = |value: &Value| value.as_str().unwrap().to_owned();
-    let (volume, name) = (text(&template["metadata"]["name"]), text(&set["metadata"]["name"]));
-    assert_eq!(claim["metadata"]["name"], format!("{volume}-{name}-0"));
-    assert_eq!(claim["spec"], template["spec"]);
-    let claimed = &pod["volumes"][0]["persistentVolumeClaim"]["claimName"];
-    assert_eq!(claimed, &claim["metadata"]["name"]);
-    assert_eq!(pod["securityContext"], node["securityContext"]);
-    let (of_node, container) = (&node["containers"][0], &pod["containers"][0]);
-    assert_eq!(container["image"], of_node["image"]);
-    assert_eq!(container["volumeMounts"][0], of_node["volumeMounts"][0]);
-    let args = strings(&container["args"]);
-    accepted(&args, "restore.yaml");
-    let env = of_node["env"].as_array().unwrap();
-    let data = env.iter().find(|variable| variable["name"] == "QUORATE_DATA_DIR").unwrap();
-    let number = &set["spec"]["template"]["metadata"]["labels"]["quorate-node"];
-    assert_eq!(args[2..], ["--data-dir", &text(&data["value"]), "--id", &text(number)]);
-    let backup = text(&container["volumeMounts"][1]["mountPath"]);
-    assert_eq!(args[..2], ["restore".to_owned(), format!("{backup}/registry.backup")]);
-    assert!(restore["metadata"]["labels"].is_null(), "no service sends anybody there");
-    passes_the_restricted_profile(pod);
 }
 
 /// A StatefulSet for each, which differ by the number alone, and do not all restart at once.
@@ -309,13 +279,14 @@ fn pods_pass_the_restricted_profile() {
     passes_the_restricted_profile(&kubernetes("StatefulSet")["spec"]["template"]["spec"]);
 }
 
-fn passes_the_restricted_profile(pod: &Value) {
+pub(crate) fn passes_the_restricted_profile(pod: &Value) {
     for shared in ["hostNetwork", "hostPID", "hostIPC"] {
         assert!(pod[shared].is_null(), "{shared}");
     }
     for volume in pod["volumes"].as_array().into_iter().flatten() {
         let kinds: Vec<_> = volume.as_object().unwrap().keys().filter(|it| *it != "name").collect();
-        assert!(kinds == ["persistentVolumeClaim"] || kinds == ["configMap"], "{kinds:?}");
+        let allowed = ["persistentVolumeClaim", "configMap", "emptyDir"];
+        assert!(allowed.iter().any(|kind| kinds == [*kind]), "{kinds:?}");
     }
     let of_pod = &pod["securityContext"];
     assert_eq!(of_pod["runAsNonRoot"], true);
@@ -352,7 +323,7 @@ fn passes_the_restricted_profile(pod: &Value) {
 }
 
 /// What a line `NAME=value` says.
-fn setting<'a>(unit: &'a str, name: &str) -> &'a str {
+pub(crate) fn setting<'a>(unit: &'a str, name: &str) -> &'a str {
     let value = |line: &'a str| line.strip_prefix(name)?.strip_prefix('=');
     unit.lines().find_map(value).unwrap_or_else(|| panic!("no {name}"))
 }
@@ -365,6 +336,42 @@ fn systemd_starts_a_node_for_as_long_as_that_may_help() {
     let of_unit = unit.split("\n[").find_map(|section| section.strip_prefix("Unit]\n"));
     assert_eq!(setting(of_unit.expect("it has that section"), "StartLimitIntervalSec"), "0");
     assert_eq!(setting(&unit, "Restart"), "always");
+}
+
+/// What systemd hands over is copied once. A copy of what is followed, so that it counts at once,
+/// would count after the next restart.
+#[test]
+fn with_systemd_nodes_follow_their_files_and_write_their_audit_log() {
+    let unit = file("quorate@.service");
+    let of = |name: &'static str| {
+        let lines = unit.lines().map(|line| line.trim_start_matches('#'));
+        lines.filter_map(move |line| line.strip_prefix(name)?.strip_prefix('='))
+    };
+    let copies: Vec<_> = of("LoadCredential").map(|it| it.split_once(':').unwrap()).collect();
+    let own = [("node.crt", "/etc/quorate/node-%i.crt"), ("node.key", "/etc/quorate/node-%i.key")];
+    assert_eq!(copies, own);
+    let set: Vec<_> = of("Environment").flat_map(|line| line.split(' ')).collect();
+    assert_eq!(
+        set,
+        [
+            "QUORATE_TLS_CERT=%d/node.crt",
+            "QUORATE_TLS_KEY=%d/node.key",
+            "QUORATE_TLS_CA=/etc/quorate/ca.crt",
+            "QUORATE_TLS_CRL=/etc/quorate/ca.crl",
+            "QUORATE_ACCESS=/etc/quorate/access.toml",
+        ]
+    );
+
+    // Its user is systemd's, for whom nothing is writable that is not named here.
+    assert_eq!(setting(&unit, "ProtectSystem"), "strict");
+    let logs = format!("/var/log/{}/", setting(&unit, "LogsDirectory"));
+    assert_eq!(setting(&unit, "LogsDirectoryMode"), "0700");
+    let security = text_of("docs/security.md");
+    let words = security.split(['"', ' ', '`', '\n']);
+    let audits: Vec<_> =
+        words.filter(|word| word.starts_with('/') && word.ends_with(".jsonl")).collect();
+    assert!(audits.len() >= 2, "the flag, and the file");
+    assert!(audits.iter().all(|path| path.starts_with(&logs)), "{audits:?}");
 }
 
 /// node-1.toml shows every tunable with its default.

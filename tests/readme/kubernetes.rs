@@ -11,15 +11,15 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::operations::{KUBERNETES, blocks_of, commands, says};
+use crate::operations::{ALL_VOLUMES, KUBERNETES, MAJORITY, blocks_of, commands, says};
 use crate::ports::Ports;
 use crate::process::Running;
 use crate::root;
 use crate::story::quorate;
 use crate::yaml::objects;
-use cluster_of_pods::Pods;
+use cluster_of_pods::{NAMESPACE, Pods};
 
-pub(crate) use cluster_of_pods::{host, pod_settings};
+pub(crate) use cluster_of_pods::{host, mounted_config, pod_settings};
 
 const MANIFEST: &str = "cluster-examples/three-nodes/kubernetes.yaml";
 const SCRIPT: &str = "cluster-examples/three-nodes/replace-pod.sh";
@@ -170,6 +170,48 @@ fn a_new_image_is_taken_by_one_pod_after_the_other() {
         assert_eq!(pods.images(), images);
     }
     assert_eq!(pods.looked_for_in_vain(), 3);
+    assert_eq!(members(1, ports, directory), voters([1, 2, 3]));
+    says(&asked(ports, directory, "fetch orders"), &["orders-1"]);
+    pods.end();
+}
+
+/// Runs the commands of a section, in the namespace of this test's Kubernetes.
+fn walk(pods: &mut Pods, section: &str, directory: &Path) -> String {
+    let shown = blocks_of("console", |heading| heading == section);
+    let mut bash = Command::new("bash");
+    bash.args(["-euc", &shown.replace("$ ", "").replace("NAMESPACE", NAMESPACE)]);
+    bash.current_dir(directory);
+    let (done, said) = pods.serve(bash);
+    assert!(done, "{said}");
+    said
+}
+
+#[test]
+fn the_last_volume_of_three_goes_on_with_two_new_ones() {
+    let (ports, directory) = (Ports::free(), tempfile::tempdir().unwrap());
+    let directory = directory.path();
+    let mut pods = begin(ports, directory, false);
+    [2, 3].into_iter().for_each(|id| pods.lose_machine(id));
+    let said = walk(&mut pods, MAJORITY, directory);
+    says(
+        &said,
+        &["may be lost: what was acknowledged by nodes 2, 3", "is a new cluster", "OK: node"],
+    );
+    assert_eq!(members(1, ports, directory), voters([1, 2, 3]));
+    says(&asked(ports, directory, "fetch orders"), &["orders-1"]);
+    pods.end();
+}
+
+#[test]
+fn a_backup_brings_back_what_all_volumes_had() {
+    let (ports, directory) = (Ports::free(), tempfile::tempdir().unwrap());
+    let directory = directory.path();
+    let mut pods = begin(ports, directory, false);
+    let backup = directory.join("registry.backup").display().to_string();
+    asked(ports, directory, &format!("cluster backup {backup}"));
+    [1, 2, 3].into_iter().for_each(|id| pods.lose_machine(id));
+    let said = walk(&mut pods, ALL_VOLUMES, directory);
+    says(&said, &["is a new cluster", "OK: node"]);
     assert_eq!(members(1, ports, directory), voters([1, 2, 3]));
     says(&asked(ports, directory, "fetch orders"), &["orders-1"]);
     pods.end();

@@ -32,8 +32,12 @@ const FULL: &str = "A full disk";
 const ENDED: &str = "Certificates that have ended";
 const END: &str = "Certificates that end";
 const ONE: &str = "One dead node";
-/// Walked by `kubernetes.rs`.
+const BACKUPS: &str = "Backups";
+const ALL_DISKS: &str = "All disks lost";
+/// These are walked by `kubernetes.rs`.
 pub(crate) const KUBERNETES: &str = "In Kubernetes";
+pub(crate) const MAJORITY: &str = "In Kubernetes, a lost majority";
+pub(crate) const ALL_VOLUMES: &str = "In Kubernetes, all disks lost";
 
 /// The shell commands of docs/operations.md below the headings that are wanted.
 pub(crate) fn commands(wanted: impl Fn(&str) -> bool) -> String {
@@ -87,12 +91,17 @@ quorate cluster status --wait --timeout 30s
 quorate fetch orders
 ";
 
+/// A timer comes again, though not in the same second.
+const AGAIN: &str = "second=$(date +%s)\nwhile [ $(date +%s) = $second ]; do sleep 0.1; done\n";
+
 /// The walk, in which somebody lives through the runbook for one dead node, and somebody through
 /// those for a damaged log and for all nodes down: between them, another cluster is made.
 fn lived_through() -> String {
     let all = commands(|heading| ![CLOCK, FULL, ENDED, END, KUBERNETES].contains(&heading));
     let [one, damaged, down] = [ONE, DAMAGED, DOWN].map(|runbook| commands(|it| it == runbook));
     let (before, rest) = all.split_once(&one).expect("it is among them");
+    let backup = commands(|it| it == BACKUPS);
+    let before = before.replace(&backup, &format!("{backup}{AGAIN}{backup}"));
     let (recover, rest) = rest.split_once(&damaged).expect("it comes after");
     let (between, after) = rest.split_once(&down).expect("it comes after");
     format!(
@@ -171,8 +180,41 @@ fn whatever_is_lost_there_is_a_way_back() {
             "logs/2-node-9.log",
         ],
     );
+    assert_eq!(said.matches("\nregistry-20").count(), 2, "two from the timer: {said}");
     assert_eq!(said.matches("checksums verified").count(), 2, "the old backup, and the new one");
     let fetched = said.matches("orders-1").count();
     assert_eq!(fetched, 5, "registered, and there after each of four losses: {said}");
     ports.are_free_again(&said);
+}
+
+/// Nodes whose disks are lost, and whose files still have their founders, found an empty cluster.
+/// What is done before that leaves the rest of each file as it was.
+#[test]
+fn no_node_whose_disk_is_lost_founds_a_cluster_while_a_backup_is_restored() {
+    let steps = blocks_of("console", |heading| heading == ALL_DISKS).replace("$ ", "");
+    let directory = tempfile::tempdir().unwrap();
+    let place = |path: &str| directory.path().join(path);
+    for id in 1..=3 {
+        let (file, data) = (format!("etc/node-{id}.toml"), format!("var/node-{id}"));
+        let data = place(&data);
+        std::fs::create_dir_all(data.join("log")).unwrap();
+        std::fs::create_dir_all(place("etc")).unwrap();
+        let text = text_of(&format!("cluster-examples/three-nodes/node-{id}.toml"));
+        std::fs::write(place(&file), &text).unwrap();
+        let own = steps
+            .replace("/etc/quorate", &place("etc").display().to_string())
+            .replace("/var/lib/quorate", &place("var").display().to_string())
+            .replace("quorate@1", &format!("quorate@{id}"))
+            .replace("node-1", &format!("node-{id}"))
+            .replace("lost-1", &format!("lost-{id}"));
+        let mut bash = Command::new("bash");
+        bash.args(["-euc", &format!("systemctl() {{ echo systemctl $@; }}\n{own}")]);
+        let said = Running::start(bash, directory.path(), "steps").succeed();
+        assert_eq!(said, format!("systemctl disable --now quorate@{id}\n"));
+        assert!(!data.exists() && place(&format!("var/lost-{id}/log")).exists());
+        let read = |text: &str| text.parse::<toml::Table>().unwrap();
+        let mut wanted = read(&text);
+        assert!(wanted.remove("bootstrap").is_some(), "it has founded the cluster");
+        assert_eq!(read(&std::fs::read_to_string(place(&file)).unwrap()), wanted);
+    }
 }

@@ -22,6 +22,11 @@ fn a_cluster_is_secured_from_nothing_rotated_and_revoked() {
     // The function puts the last digit behind these.
     let tens = |port: u16| format!("{}$1", ports.of(port) / 10);
     let commands = commands.replace("700$1", &tens(7_000)).replace("710$1", &tens(7_100));
+    // The authority is not on the node's machine: the name of that is in the certificate.
+    let (local, named) =
+        ("quorate certs node 2\n", "quorate certs node 2 --host 127.0.0.1 --host n2\n");
+    assert!(commands.contains(local), "{commands}");
+    let commands = commands.replacen(local, named, 1);
     let directory = tempfile::tempdir().unwrap();
     let script = format!("{BEGIN}{}", ports.substituted(&commands));
     std::fs::write(directory.path().join("commands.sh"), script).unwrap();
@@ -41,6 +46,9 @@ fn a_cluster_is_secured_from_nothing_rotated_and_revoked() {
     for promised in promises.into_iter().chain(later) {
         assert!(said.contains(promised), "the walk said no {promised:?}: {said}");
     }
+    let reissued = said.lines().find(|line| line.starts_with("certs-new/node-2.crt"));
+    let reissued = reissued.expect("the new authority issued it");
+    assert!(reissued.contains("called as 127.0.0.1, n2 (as the one before)"), "{reissued}");
     // What is revoked is refused for that, and in this order: a token, a certificate.
     let errors = file_text(&directory.path().join("walk.err"));
     let words = ["the credential is not known here", "certificate has been revoked"];

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::kubernetes::{host, pod_settings};
+use crate::kubernetes::{host, mounted_config, pod_settings};
 use crate::ports::{Ports, USED};
 use crate::process::{PATIENCE, Running};
 use crate::story::{copy_three_nodes, quorate};
@@ -120,6 +120,9 @@ fn makes_a_cluster(nodes: &[Settings], host: impl Fn(u64) -> String) {
             command.env(name, here(value, id, ports, &host));
         }
         command.env("QUORATE_DATA_DIR", directory.path().join(format!("data-{id}")));
+        if settings.contains_key("QUORATE_CONFIG") {
+            command.env("QUORATE_CONFIG", mounted_config(directory.path()));
+        }
         running.push(Running::start(command, directory.path(), &format!("node-{id}")));
     }
     let deadline = Instant::now() + PATIENCE;

@@ -65,6 +65,9 @@ pub(crate) struct State {
     /// The term of the last leader of whom a command was applied that let time pass, or a grace,
     /// which comes before that.
     pub(crate) timed_by: u64,
+    /// The last entry that the log had when this node started. What leads up to it is applied
+    /// again, and was counted when it happened.
+    again_until: Option<LogId>,
 }
 
 /// At this target the log says, at the level `trace`, what came of each write when it was applied;
@@ -73,6 +76,16 @@ const WRITES: &str = "quorate::writes";
 
 impl Applied {
     pub(crate) fn new(watch_ring: usize, watch_ring_bytes: usize, propagation: Histogram) -> Self {
+        Self::after(None, watch_ring, watch_ring_bytes, propagation)
+    }
+
+    /// Of a node whose log ends there: what is applied up to that is not counted.
+    pub(crate) fn after(
+        again_until: Option<LogId>,
+        watch_ring: usize,
+        watch_ring_bytes: usize,
+        propagation: Histogram,
+    ) -> Self {
         let registry = Registry::new();
         let state = State {
             // The first entry, a membership, leaves it so: before and after it nodes have the same
@@ -85,6 +98,7 @@ impl Applied {
             last_log_id: None,
             membership: StoredMembership::default(),
             timed_by: 0,
+            again_until,
         };
         let position = watch::Sender::new(Position::default());
         Self { state: Mutex::new(state), position, propagation }
@@ -139,6 +153,9 @@ impl Applied {
                     tracing::trace!(target: WRITES, index, origin, number, revision, is_done);
                 }
                 state.readers.changed(&applied.events);
+                if Some(entry.log_id) > state.again_until {
+                    state.hub.count(&applied.events);
+                }
                 state.hub.publish(applied.events);
                 Outcome { reply: applied.reply, revision: applied.revision }
             }

@@ -161,8 +161,9 @@ pub struct Tunables {
     /// A watcher that nothing was sent to for this long gets a bookmark, ms. Default 5,000, minimum
     /// 10.
     pub bookmark_ms: u64,
-    /// With less than this free on the disk, the node takes no registrations, bytes; with less than
-    /// a quarter of it, nothing at all. Default 64 MiB, minimum 16 MiB.
+    /// With less than this free on the disk, the node gives the lead to one that has room, and
+    /// takes no registrations while it leads all the same, bytes; with less than a quarter of it,
+    /// it takes nothing at all, nor entries of another leader. Default 64 MiB, minimum 16 MiB.
     pub disk_reserve_bytes: u64,
     /// About what the instances, their services and their leases may take in memory, bytes. What
     /// would make them more is refused; what is registered is kept, renewed and may be registered

@@ -278,9 +278,9 @@ meters! {
     disk_free: Gauge = Gauge::default(),
         "quorate_disk_free_bytes", "Free on the disk of the data directory";
     disk_reserve: Gauge = Gauge::default(),
-        "quorate_disk_reserve_bytes", "With less free than this, the node takes no registrations; with less than a quarter, nothing";
+        "quorate_disk_reserve_bytes", "With less free than this, the node gives the lead away, and takes no registrations while it leads all the same; with less than a quarter, it takes nothing, nor entries of another leader";
     disk_low: Gauge = Gauge::default(),
-        "quorate_disk_low", "1: the node takes no registrations, for want of disk";
+        "quorate_disk_low", "1: less is free than quorate_disk_reserve_bytes";
 
     revision: Gauge = Gauge::default(),
         "quorate_revision", "The revision of the registry that this node has applied";
@@ -305,9 +305,9 @@ meters! {
     service_instances: Family<OfService, Gauge> = Family::default(),
         "quorate_service_instances", "Instances of the 50 largest services";
     expired: Counter = Counter::default(),
-        "quorate_expired_instances", "Instances that went because their lease ended without a renewal";
+        "quorate_expired_instances", "Instances that went because their lease ended without a renewal, since this node started; what its log had by then is applied again, and not counted";
     changes: Counter = Counter::default(),
-        "quorate_changes", "Changes of instances that this node has applied";
+        "quorate_changes", "Changes of instances that this node has applied since it started, but for those that its log had by then";
     renewals: Histogram = lease_counts(),
         "quorate_renewals_per_batch", "Of a leader: leases in each log entry of renewals; the sum is that of all renewals";
     clock_held: Gauge = Gauge::default(),

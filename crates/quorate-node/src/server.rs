@@ -27,9 +27,8 @@ use tokio_util::sync::CancellationToken;
 use crate::api::grpc::measured;
 use crate::api::grpc::peer::PeerService;
 use crate::api::http::{self, Observed};
-use crate::applied::Applied;
 use crate::audit;
-use crate::config::{Config, Dns, HealthChecks, Start, Tunables};
+use crate::config::{Config, Dns, HealthChecks, Start};
 use crate::error::{RunError, StartError};
 use crate::free_space::Disk;
 use crate::meters::Meters;
@@ -50,7 +49,7 @@ use crate::server::listeners::{
 };
 use crate::server::loops::loops;
 use crate::server::opening::{
-    Listeners, open, open_access, open_audit, open_tls, raft_config, settle_identity,
+    Listeners, begin, open, open_access, open_audit, open_tls, raft_config, settle_identity,
     tell_of_start, warn_of_openness,
 };
 use crate::types::{LogStore, TypeConfig};
@@ -131,7 +130,7 @@ impl Server {
         let me = listeners.member(config.advertise, config.peer_advertise);
         tell_of_start(&config.start, identity, &me.peer_address);
         let meters = Arc::new(Meters::new(measured()));
-        let applied = Arc::new(applied(&tunables, &meters));
+        let applied = Arc::new(begin(&log, &tunables, &meters).await);
         let connections = Arc::new(Peers::new(identity, net, tls.clone(), levels));
         let disk = Arc::new(Disk::new(id, config.data_dir, tunables.disk_reserve_bytes));
         config.audit.iter().for_each(|of| audit.spares(&disk, &of.file));
@@ -333,11 +332,6 @@ impl Bound {
         spawn_loop(Box::pin(watch_raft(node)));
         tasks
     }
-}
-
-fn applied(tunables: &Tunables, meters: &Meters) -> Applied {
-    let (ring, bytes) = (tunables.watch_ring, tunables.watch_ring_bytes);
-    Applied::new(ring, bytes, meters.propagation.clone())
 }
 
 fn panicked(source: JoinError) -> StartError {

@@ -144,7 +144,7 @@ pub(super) const STATES: [State; 12] = [
             "QuorateCallsFailOften",
             "QuorateDiskFills",
             "QuorateDiskFull",
-            "QuorateProposalsFail",
+            "QuorateDiskRefuses",
         ],
         shows: |metrics| metrics.of("quorate_proposals_failed_total{reason=\"disk_full\"}") > 0.0,
     },

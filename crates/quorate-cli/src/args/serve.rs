@@ -119,7 +119,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) peer_advertise: Option<String>,
     /// First start of a new cluster: all of its nodes with their peer addresses, the same list on
-    /// each. It is founded when all of three, or four of five, are up; later ignored
+    /// each. It is founded when all of three, or four of five, are up; later ignored, as long as
+    /// the disk is there. Take it out once the cluster is OK
     #[arg(long, value_name = "ID=HOST:PORT,...")]
     pub(crate) bootstrap: Option<String>,
     /// Instead: ask a running cluster to take this node in; addresses of some of its nodes

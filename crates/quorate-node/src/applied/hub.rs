@@ -164,7 +164,7 @@ pub(crate) struct Hub {
 /// What became of watches since this node started.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct WatchCounts {
-    /// Changes that were published.
+    /// Changes that were applied, but for those that the log had when this node started.
     pub(crate) changes: u64,
     /// Of them, instances whose lease ended without renewal.
     pub(crate) expired: u64,
@@ -236,6 +236,15 @@ impl Hub {
         (some.map(|watcher| watcher.shown(now)).collect(), groups.map(<[u64]>::len).sum())
     }
 
+    /// Counts what a command changed.
+    pub(crate) fn count(&mut self, events: &[Arc<Event>]) {
+        let expired = |event: &&Arc<Event>| {
+            matches!(event.change, Change::Removed { reason: RemoveReason::Expired, .. })
+        };
+        self.counts.changes += events.len() as u64;
+        self.counts.expired += events.iter().filter(expired).count() as u64;
+    }
+
     /// Takes in what a command changed. The watchers that it concerns are still to be woken.
     pub(crate) fn publish(&mut self, events: Vec<Arc<Event>>) {
         if events.is_empty() {
@@ -244,11 +253,6 @@ impl Hub {
         let now = Instant::now();
         let shared = |event| Arc::new(SharedEvent::new(Arc::unwrap_or_clone(event), now));
         let events: Vec<_> = events.into_iter().map(shared).collect();
-        self.counts.changes += events.len() as u64;
-        let expired = |shared: &&Arc<SharedEvent>| {
-            matches!(&shared.event.change, Change::Removed { reason: RemoveReason::Expired, .. })
-        };
-        self.counts.expired += events.iter().filter(expired).count() as u64;
         if events.len() >= QUEUED_CHANGES_MAX && events.len() <= self.ring.max() / 2 {
             self.point_to_ring(&events);
         } else {

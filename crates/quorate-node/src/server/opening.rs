@@ -14,9 +14,11 @@ use quorate_log::{Identity, Io, LogOptions, NodeId, OpenError, SnapshotStore, ma
 use quorate_state::Levels;
 
 use crate::access::Access;
+use crate::applied::Applied;
 use crate::audit::{Audit, Writer};
 use crate::config::{self, CLUSTER_NAME, Config, Start, Tunables};
 use crate::error::StartError;
+use crate::meters::Meters;
 use crate::net::tls::{Tls, TlsError};
 use crate::net::{Listener, Net};
 use crate::peers::Peers;
@@ -68,6 +70,14 @@ pub(crate) async fn open(
             Err(StartError::SnapshotMissing { dir, purged: purged.index() })
         }
     }
+}
+
+/// Nothing is applied yet. Where the log cannot say how far it goes, Raft fails on that next.
+pub(super) async fn begin(log: &LogStore, tunables: &Tunables, meters: &Meters) -> Applied {
+    let state = log.clone().get_log_state().await.ok();
+    let again_until = state.and_then(|state| state.last_log_id);
+    let (ring, bytes) = (tunables.watch_ring, tunables.watch_ring_bytes);
+    Applied::after(again_until, ring, bytes, meters.propagation.clone())
 }
 
 /// Whether a node has run here, which makes the log before the snapshots, and its log is gone.
