@@ -83,16 +83,8 @@ impl fmt::Debug for Source {
 /// The contents of the sources that belong together: all of them are taken, or none.
 type Contents = Vec<Vec<u8>>;
 
-/// A part of what a value is made of.
-#[derive(Clone, Copy)]
-pub(super) struct Part<'a> {
-    pub(super) contents: &'a [Vec<u8>],
-    /// They are those in use, whatever its sources have now.
-    pub(super) is_kept: bool,
-}
-
 /// Makes a value of all parts, given the one of before; the error is in words.
-type Make<T> = Box<dyn Fn(&[Part<'_>], Option<&T>) -> Result<T, String> + Send + Sync>;
+type Make<T> = Box<dyn Fn(&[&[Vec<u8>]], Option<&T>) -> Result<T, String> + Send + Sync>;
 
 /// A value parsed from some sources. A clone is the same one.
 pub(crate) struct Kept<T>(Arc<Shared<T>>);
@@ -131,14 +123,13 @@ impl<T: Send + Sync + 'static> Kept<T> {
     pub(super) fn new(
         what: &'static str,
         sources: Vec<Vec<Source>>,
-        make: impl Fn(&[Part<'_>], Option<&T>) -> Result<T, String> + Send + Sync + 'static,
+        make: impl Fn(&[&[Vec<u8>]], Option<&T>) -> Result<T, String> + Send + Sync + 'static,
     ) -> Result<Self, String> {
         let read: Vec<_> = sources.iter().map(|part| read_all(part)).collect();
         let hasher = RandomState::new();
         let seen = hasher.hash_one(&read);
         let used = read.into_iter().collect::<Result<Vec<Contents>, String>>()?;
-        let parts = used.iter().map(|contents| Part { contents, is_kept: false });
-        let now = make(&parts.collect::<Vec<_>>(), None)?;
+        let now = make(&used.iter().map(Vec::as_slice).collect::<Vec<_>>(), None)?;
         Ok(Self(Arc::new(Shared {
             what,
             sources,
@@ -246,21 +237,22 @@ impl<T> Shared<T> {
         for set in (1..1_u32 << read.len()).rev() {
             let is_taken = |at: usize| set >> (read.len() - 1 - at) & 1 == 1;
             let parts = read.iter().zip(used).enumerate().map(|(at, (read, used))| {
-                let kept = Part { contents: used, is_kept: true };
                 match (is_taken(at), read) {
-                    (true, Ok(contents)) => Some(Part { contents, is_kept: false }),
+                    (true, Ok(contents)) => Some(contents.as_slice()),
                     (true, Err(_)) => None,
-                    (false, _) => Some(kept),
+                    (false, _) => Some(used.as_slice()),
                 }
             });
             let Some(parts) = parts.collect::<Option<Vec<_>>>() else { continue };
-            if parts.iter().map(|part| part.contents).eq(used) {
+            if parts.iter().copied().eq(used) {
                 continue;
             }
             match (self.make)(&parts, Some(&**before)) {
                 Ok(value) => {
-                    let contents = parts.iter().map(|part| part.contents.to_vec());
-                    return (Some((value, contents.collect())), fault);
+                    return (
+                        Some((value, parts.iter().map(|part| part.to_vec()).collect())),
+                        fault,
+                    );
                 }
                 Err(of_set) => fault = fault.or(Some(of_set)),
             }
@@ -285,8 +277,8 @@ impl<T> fmt::Debug for Kept<T> {
 mod tests {
     use super::*;
 
-    fn parse(part: Part<'_>) -> Result<u32, String> {
-        let text = String::from_utf8_lossy(&part.contents[0]).trim().to_owned();
+    fn parse(part: &[Vec<u8>]) -> Result<u32, String> {
+        let text = String::from_utf8_lossy(&part[0]).trim().to_owned();
         text.parse().map_err(|_| "it is no number".to_owned())
     }
 
@@ -335,7 +327,7 @@ mod tests {
         put(["1", "2", "3"]);
         let sources = paths.iter().map(|path| vec![Source::file(path)]).collect();
         let kept = Kept::new("numbers", sources, |parts, _| {
-            let read: Result<Vec<u32>, String> = parts.iter().map(|part| parse(*part)).collect();
+            let read: Result<Vec<u32>, String> = parts.iter().map(|part| parse(part)).collect();
             let read = read?;
             let fit = read.windows(2).all(|two| two[1] <= two[0] + 10);
             if fit { Ok(read) } else { Err("they do not fit".to_owned()) }
@@ -418,7 +410,7 @@ mod tests {
     #[test]
     fn no_content_is_shown() {
         let kept = Kept::new("a secret", vec![vec![Source::given("hunter2")]], |parts, _| {
-            Ok(String::from_utf8_lossy(&parts[0].contents[0]).into_owned())
+            Ok(String::from_utf8_lossy(&parts[0][0]).into_owned())
         });
         let shown = format!("{:?} {:?}", kept, Source::given("hunter2"));
         assert!(!shown.contains("hunter2") && shown.contains("a secret"), "{shown}");

@@ -32,7 +32,7 @@ use tonic::transport::Uri;
 use tower::ServiceExt as _;
 
 use crate::nodes::dial::CONNECT_WITHIN;
-use crate::nodes::files::{Kept, Part, Source};
+use crate::nodes::files::{Kept, Source};
 use crate::nodes::tls::der::is_authority;
 use crate::nodes::tls::lists::Ages;
 use crate::nodes::tls::watched::Watched;
@@ -152,12 +152,11 @@ impl Tls {
         // What is revoked goes before whom to trust, and that before who this client is.
         let sources = vec![self.lists, self.cas, own.collect()];
         let named = sources.clone();
-        let make = move |parts: &[Part<'_>], before: Option<&Loaded>| {
+        let make = move |parts: &[&[Vec<u8>]], before: Option<&Loaded>| {
             let given = |at: usize| -> Vec<Given<'_>> {
-                named[at].iter().zip(parts[at].contents.iter().map(Vec::as_slice)).collect()
+                named[at].iter().zip(parts[at].iter().map(Vec::as_slice)).collect()
             };
-            let keeps_lists = parts[0].is_kept;
-            load(&given(1), (&given(0), keeps_lists), &given(2), before.map(|before| &before.ages))
+            load(&given(1), &given(0), &given(2), before.map(|before| &before.ages))
         };
         let kept = Kept::new("the client's certificates", sources, make)?;
         let tcp = tcp(GaiResolver::new(), CONNECT_WITHIN);
@@ -182,11 +181,10 @@ struct Loaded {
     ages: Ages,
 }
 
-/// `keeps_lists`: those in use stay, but for those of CAs that are not trusted any more; `own`: a
-/// certificate and its key, or nothing; `before`: of the lists that are in use.
+/// `own`: a certificate and its key, or nothing; `before`: of the lists that are in use.
 fn load(
     cas: &[Given<'_>],
-    (crls, keeps_lists): (&[Given<'_>], bool),
+    crls: &[Given<'_>],
     own: &[Given<'_>],
     before: Option<&Ages>,
 ) -> Result<Loaded, String> {
@@ -199,10 +197,7 @@ fn load(
     };
     let between = own.iter().flat_map(|(_, _, (chain, _))| chain.iter().skip(1));
     let trusted = lists::authorities(&roots, between);
-    let mut lists = revoked(crls)?;
-    if keeps_lists {
-        lists::leave(&mut lists, &trusted);
-    }
+    let lists = revoked(crls)?;
     let ages = lists::check(&lists, &trusted, before, &provider)?;
     // As nodes do it: whose CA has no list is not revoked, and an old list is better than none.
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())

@@ -41,14 +41,6 @@ pub(super) fn authorities<'a>(
     authorities
 }
 
-/// Leaves out the lists of CAs that are not trusted: with its CA, a list goes.
-pub(super) fn leave(lists: &mut Vec<Named<'_>>, trusted: &Authorities) {
-    lists.retain(|(_, _, der)| {
-        BorrowedCertRevocationList::from_der(der)
-            .is_ok_and(|list| trusted.contains_key(CertRevocationList::Borrowed(list).issuer()))
-    });
-}
-
 /// `before`: those in use.
 ///
 /// # Errors
