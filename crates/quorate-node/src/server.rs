@@ -416,7 +416,9 @@ async fn hand_over(node: &Node) {
         tracing::info!("no other voter answers: nobody to hand the lead to");
         return;
     };
-    let deadline = Instant::now() + 2 * node.silence_max();
+    // Whom it asked may be stopping, too, and never win.
+    let grace = Duration::from_millis(node.tunables().shutdown_grace_ms);
+    let deadline = Instant::now() + (2 * node.silence_max()).min(grace / 4);
     match node.transfer(next, deadline).await {
         Ok(()) => tracing::info!(to = next.get(), "handed the lead over"),
         Err(error) => tracing::info!(%error, "not handed the lead over; those that run elect"),
