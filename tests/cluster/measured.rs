@@ -229,6 +229,7 @@ async fn what_goes_by_time_is_counted_once_and_what_leaves_is_not() {
     assert_eq!(now[CHANGES], 6.0);
 
     // Its log is applied again, in which all of that stands.
+    cluster.stop(1).await;
     cluster.restart(1).await;
     cluster.settled().await;
     let again = metrics(&cluster, 1).await;
