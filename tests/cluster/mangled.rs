@@ -19,8 +19,8 @@ use prost::bytes::Bytes;
 use quorate_node::Tunables;
 use quorate_proto::peer::v1::leader_call::Call;
 use quorate_proto::peer::v1::{
-    AppendRequest, Ballot, Forwarded, LeaderCall, LogId, MovedRequest, SnapshotChunk,
-    SucceedRequest, TransferRequest, VoteRequest,
+    AppendRequest, Ballot, Forwarded, IdentifyRequest, LeaderCall, LogId, MovedRequest,
+    ReadIndexRequest, SnapshotChunk, SucceedRequest, TransferRequest, VoteRequest,
 };
 use quorate_proto::v1::{StatusRequest, TransferLeaderRequest, TriggerSnapshotRequest};
 use rand::rngs::StdRng;
@@ -43,6 +43,8 @@ const SEED: u64 = 18;
 const SECONDS: u64 = 8;
 /// Calls that are under way at once.
 const AT_ONCE: usize = 16;
+/// To mangle a message so that it can be read.
+const TRIES: usize = 50;
 /// Of each method, at least.
 const LEAST: usize = 20;
 /// Much longer than a node thinks about a message that it does not take.
@@ -220,6 +222,25 @@ fn changes_members(message: &Bytes, sender: u64) -> bool {
     })
 }
 
+/// Whether it is a message of this method still, whatever stands in it.
+fn is_read(method: &str, message: &Bytes) -> bool {
+    let message = message.clone();
+    match method {
+        "Vote" | "PreVote" => VoteRequest::decode(message).is_ok(),
+        "Append" | "AppendStream" => AppendRequest::decode(message).is_ok(),
+        "TransferLeader" => TransferRequest::decode(message).is_ok(),
+        "InstallSnapshot" => SnapshotChunk::decode(message).is_ok(),
+        "Moved" => MovedRequest::decode(message).is_ok(),
+        "Succeed" => SucceedRequest::decode(message).is_ok(),
+        "ReadIndex" => ReadIndexRequest::decode(message).is_ok(),
+        "Identify" => IdentifyRequest::decode(message).is_ok(),
+        "Forward" => Forwarded::decode(message).is_ok_and(|forwarded| {
+            forwarded.calls.into_iter().all(|call| LeaderCall::decode(call).is_ok())
+        }),
+        _ => true,
+    }
+}
+
 /// Some bytes are others, are missing, or are there twice, or there are more.
 fn mangle(rng: &mut StdRng, message: &Bytes, other: &Bytes) -> Bytes {
     let mut bytes = message.to_vec();
@@ -302,7 +323,14 @@ async fn mangled(cluster: &Cluster, known: &Known, calls: &Recorded) -> Answered
             let mut call = recorded.choose(&mut rng).expect("some").clone();
             let other = recorded.choose(&mut rng).expect("some").choose(&mut rng).expect("some");
             let at = rng.random_range(0..call.len());
-            call[at] = mangle(&mut rng, &call[at], other);
+            // Most are to get further than the first look at them.
+            let tries = if rng.random_range(0..4) == 0 { 1 } else { TRIES };
+            let mut mangled = (0..tries).map(|_| mangle(&mut rng, &call[at], other));
+            let first = mangled.next().expect("one");
+            call[at] = match is_read(method, &first) {
+                true => first,
+                false => mangled.find(|mangled| is_read(method, mangled)).unwrap_or(first),
+            };
             let target = rng.random_range(1..=3);
             let sender = (target + rng.random_range(0..2)) % 3 + 1;
             if known.is_believed(method, &call, sender, calls) {
