@@ -247,9 +247,12 @@ impl Attempt {
             code: status.code(),
             reason: explain(status),
             mismatch: TlsMismatch::of(status),
-            // What the transport says of itself has a cause; that nothing came is said here.
-            answered: matches!(status.code(), Code::Unavailable | Code::ResourceExhausted)
-                && innermost(status).is_none(),
+            // What the transport says of itself has a cause; that nothing came is said here. Another
+            // change in the way (`Aborted`) is an answer, too.
+            answered: matches!(
+                status.code(),
+                Code::Unavailable | Code::ResourceExhausted | Code::Aborted
+            ) && innermost(status).is_none(),
         }
     }
 }

@@ -12,7 +12,8 @@ use crate::error::{Attempt, Error};
 use crate::nodes::dial::Connection;
 use crate::nodes::endpoints::{Address, Endpoints, Target};
 use crate::nodes::retry::{
-    Backoff, Decision, FOREGROUND, Pace, decide, has_not_arrived, met_an_end, retry_after,
+    Backoff, Decision, FOREGROUND, Pace, decide, has_expired, has_not_arrived, met_an_end,
+    retry_after,
 };
 
 /// With less than this left, an attempt is not worth its while.
@@ -291,9 +292,12 @@ where
     let limit = limit.min(deadline.saturating_duration_since(begun));
     let mut request = Request::new(request.clone());
     request.set_timeout(limit);
-    let result = timeout(limit, send(channel, request))
-        .await
-        .unwrap_or_else(|_elapsed| Err(no_answer("no answer", limit)));
+    // The transport looks at the same limit, and either may be first.
+    let result = match timeout(limit, send(channel, request)).await {
+        Ok(Err(status)) if has_expired(&status) => Err(no_answer("no answer", limit)),
+        Ok(result) => result,
+        Err(_elapsed) => Err(no_answer("no answer", limit)),
+    };
     let result = result.and_then(|response| {
         let answer = response.into_inner();
         endpoints.succeeded(&address, plan.target, answer.header())?;

@@ -72,6 +72,11 @@ pub(crate) fn met_an_end(status: &Status) -> bool {
     }
 }
 
+/// Whether the transport gave up at the call's limit.
+pub(super) fn has_expired(status: &Status) -> bool {
+    causes(status).any(|cause| cause.is::<tonic::TimeoutExpired>())
+}
+
 /// Whether no connection came about: the node has nothing of the call.
 pub(super) fn has_not_arrived(status: &Status) -> bool {
     causes(status).any(|cause| cause.is::<tonic::ConnectError>())
