@@ -2,7 +2,8 @@
 //! node panics, the leader leads on, no log is cut, and all come to the same state.
 //!
 //! What a member may say, and the others believe, is not sent: Raft trusts its members
-//! (docs/security.md, "Out of scope"). A lead in a later term is that, or a call to take a node out.
+//! (docs/security.md, "Out of scope"). A lead in a later term is that, or a call to take a node
+//! out.
 //!
 //! `QUORATE_MANGLED_SECONDS` makes it longer, `QUORATE_MANGLED_SEED` begins elsewhere.
 

@@ -388,8 +388,8 @@ pub(crate) enum ClusterCommand {
     },
     /// Write a consistent copy of the whole state to a file that only its owner can read
     ///
-    /// All that was acknowledged before is in it, whichever node sends it. It is begun where a quorum
-    /// (with --local: a node) answers within --timeout; to make and send it may take longer.
+    /// All that was acknowledged before is in it, whichever node sends it. It is begun where a
+    /// quorum (with --local: a node) answers within --timeout; to make and send it may take longer.
     #[command(after_help = "Examples:\n  \
         quorate cluster backup registry.backup\n  \
         quorate cluster backup --local --nodes 10.0.0.2:7001 node-2.backup")]

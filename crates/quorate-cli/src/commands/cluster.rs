@@ -59,9 +59,7 @@ pub(crate) async fn run(command: ClusterCommand) -> Result<(), Failure> {
             Ok(())
         }
         ClusterCommand::Snapshot { client } => {
-            let admin = admin(&client).await?;
-            // As a backup of what one node has.
-            told(trying("cluster snapshot", &client), admin.status(true)).await?;
+            let admin = answering_alone(&client, "cluster snapshot").await?;
             let what = "cluster snapshot: waiting for a node to have built it".to_owned();
             let answer = told(what, admin.trigger_snapshot()).await?;
             let (node, index) = (answer.header.unwrap_or_default().node_id, answer.snapshot_index);
@@ -75,13 +73,7 @@ pub(crate) async fn run(command: ClusterCommand) -> Result<(), Failure> {
         }
         ClusterCommand::Backup { file, local, client } => {
             let admin = match local {
-                true => {
-                    let admin = admin(&client).await?;
-                    // To make it may take longer than `--timeout`: it is only begun where a node
-                    // answers.
-                    told(trying("cluster backup", &client), admin.status(true)).await?;
-                    admin
-                }
+                true => answering_alone(&client, "cluster backup").await?,
                 false => answering(&client, "cluster backup").await.map_err(or_a_local_one)?,
             };
             let what = "cluster backup: waiting for a node to have sent it".to_owned();
@@ -109,6 +101,13 @@ async fn answering(args: &ClientArgs, what: &'static str) -> Result<Admin, Failu
     let asked = told(trying(what, args), client.dependents("quorate")).await;
     asked.map_err(|error| of_command(what, error))?;
     Ok(client.admin())
+}
+
+/// The same for what one node does.
+async fn answering_alone(args: &ClientArgs, what: &'static str) -> Result<Admin, Failure> {
+    let admin = admin(args).await?;
+    told(trying(what, args), admin.status(true)).await?;
+    Ok(admin)
 }
 
 /// What was asked for first was not what the operator wanted.

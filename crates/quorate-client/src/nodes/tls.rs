@@ -47,8 +47,8 @@ const FIRST_WORD_WITHIN: Duration = Duration::from_millis(200);
 ///
 /// Files are looked at every 10 s and whenever a node is dialled, by their content; so certificates
 /// are replaced, and CAs added or taken away, without a restart. What cannot be used, as a key that
-/// is not the certificate's, changes nothing until it can, and holds nothing else back: the CAs, the
-/// lists, and the certificate with its key are taken independently.
+/// is not the certificate's, changes nothing until it can, and holds nothing else back: the CAs,
+/// the lists, and the certificate with its key are taken independently.
 ///
 /// ```no_run
 /// use quorate_client::{Client, Tls};

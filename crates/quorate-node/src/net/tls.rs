@@ -153,7 +153,8 @@ impl Tls {
         }
     }
 
-    /// Takes what can be used of what was read; why that is not all, and whether it is anything new.
+    /// Takes what can be used of what was read; why that is not all, and whether it is anything
+    /// new.
     /// `unread`: why some of it is as before.
     fn take(&self, read: &files::Read, unread: Option<TlsError>) -> (Option<TlsError>, bool) {
         let mut is_new = false;

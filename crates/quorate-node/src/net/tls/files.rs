@@ -255,15 +255,7 @@ pub(super) fn load(
     };
     let between = owned.all().flat_map(|own| own.cert.iter().skip(1));
     let trusted = lists::authorities(&[&ca, &peer_ca], between);
-    let mut crls = match &files.crl {
-        Some(path) => revoked(&read.crl).map_err(failed(path))?,
-        None => Vec::new(),
-    };
-    let in_file = crls.len();
-    if lists == Lists::Kept {
-        lists::leave(&mut crls, &trusted);
-    }
-    let leaves_lists = crls.len() < in_file;
+    let (crls, leaves_lists) = counting(files, read, lists, &trusted)?;
     let lists = lists::check(&crls, &trusted, before.map(|(before, _)| &before.lists));
     let of_lists = failed(files.crl.as_ref().unwrap_or(&files.ca));
     let lists = lists.map_err(|error| of_lists(error.into()))?;
@@ -310,6 +302,23 @@ pub(super) fn load(
         leaves_lists,
         set: before.map_or(0, |(before, _)| before.set + 1),
     })
+}
+
+/// The lists that count, and whether others are in the file.
+fn counting(
+    files: &config::Tls,
+    read: &Read,
+    which: Lists,
+    trusted: &lists::Authorities,
+) -> Result<(Vec<CertificateRevocationListDer<'static>>, bool), TlsError> {
+    let Some(path) = &files.crl else { return Ok((Vec::new(), false)) };
+    let mut crls = revoked(&read.crl).map_err(failed(path))?;
+    let in_file = crls.len();
+    if which == Lists::Kept {
+        lists::leave(&mut crls, trusted);
+    }
+    let others = crls.len() < in_file;
+    Ok((crls, others))
 }
 
 fn failed(path: &Path) -> impl Fn(Problem) -> TlsError {
