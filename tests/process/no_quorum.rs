@@ -130,7 +130,7 @@ async fn commands_without_a_quorum_say_so_in_time_and_what_to_type_next() {
         cluster.leader_among(&founders).await;
         let status = ask(&all, "cluster status -o json").await.expect(0).json();
         let members = status["members"].as_array().expect("members");
-        let ids: Vec<_> = members.iter().map(|member| member["id"].as_u64()).collect();
+        let ids: Vec<_> = members.iter().map(|of| of["member"]["id"].as_u64()).collect();
         assert_eq!(ids, [Some(1), Some(2), Some(3)], "{status}");
     }
 }
