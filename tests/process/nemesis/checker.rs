@@ -158,7 +158,8 @@ fn check_acknowledged(calls: &[Call], stands: &BTreeMap<u32, u64>) -> Vec<String
 }
 
 /// What was refused does not stand, unless by an attempt that came after the one that was refused;
-/// and at some moment in that one, the instance was not there.
+/// and at some moment in the call, the instance was not there: what an attempt met is remembered,
+/// and told to those after it, when others may have registered the instance again.
 fn check_refused(
     calls: &[Call],
     changes: &BTreeMap<u64, Change>,
@@ -177,6 +178,7 @@ fn check_refused(
             wrong.push(format!("refused, and stands at {at}: {call:?}"));
         }
         let Some(of) = of.get(&write.instance) else { continue };
+        let from = order.before(call.begun);
         let was_there = of.range(..=from).next_back().is_some_and(|(_, there)| *there);
         let mut meanwhile = of.range(from + 1..to.max(from).saturating_add(1));
         if was_there && meanwhile.all(|(_, there)| *there) {

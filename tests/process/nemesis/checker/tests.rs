@@ -208,6 +208,11 @@ fn the_checker_sees_refusals_that_are_none() {
             rows.removal(72, 75, 1_005, Answer::Done(Some(4)));
             rows.refused_once(73, 74, 1_006);
         }),
+        ("a second attempt that hears what the first one met", |rows| {
+            rows.removal(72, 75, 1_005, Answer::Done(Some(4)));
+            rows.write(77, 79, 1_006, Answer::Done(Some(5)));
+            rows.refused(73, 90, 1_007, 85);
+        }),
         ("a first attempt that comes after the second was refused", |rows| {
             rows.removal(72, 75, 1_005, Answer::Done(Some(4)));
             rows.write(77, 79, 1_006, Answer::Done(Some(5)));
