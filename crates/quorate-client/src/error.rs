@@ -247,8 +247,8 @@ impl Attempt {
             code: status.code(),
             reason: explain(status),
             mismatch: TlsMismatch::of(status),
-            // What the transport says of itself has a cause; that nothing came is said here. Another
-            // change in the way (`Aborted`) is an answer, too.
+            // What the transport says of itself has a cause; that nothing came is said here. That
+            // another change is in the way (`Aborted`) is an answer, too.
             answered: matches!(
                 status.code(),
                 Code::Unavailable | Code::ResourceExhausted | Code::Aborted
