@@ -71,12 +71,15 @@ pub(crate) async fn again<T>(call: impl AsyncFn() -> Result<T, Status>) -> Resul
 }
 
 /// Whether a failure leaves open what came of the call: there was no leader, no quorum or no time,
-/// or the transport lost the answer. A node that works says nothing else but its refusals.
+/// or the transport lost the answer, or its connection came to its end. A node that works says
+/// nothing else but its refusals.
 pub(crate) fn is_open(status: &Status) -> bool {
+    let open = [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled];
     let lost = status.code() == Code::Unknown && status.source().is_some();
-    lost || matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
+    lost || open.contains(&status.code()) || met_an_end(status)
 }
 
+/// The code says nothing: tonic gives the end of a connection as an internal error.
 fn met_an_end(status: &Status) -> bool {
     let cause = format!("{status:?}");
     let is_waiting = status.code() == Code::Cancelled && cause.contains("\"connection closed\"");
