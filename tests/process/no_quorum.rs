@@ -156,6 +156,7 @@ async fn ends_in_time(nodes: &str, line: &str) {
             {
                 ["going on", "`quorate cluster status` says how"]
             }
+            Some("backup") => ["no quorum", "without a quorum, `quorate cluster backup --local`"],
             _ => ["no quorum", "`quorate cluster status` says how"],
         };
         assert!(says.iter().all(|words| err.contains(words)), "{line}: {err}");

@@ -44,17 +44,8 @@ impl Failure {
         Self { code: NOT_STARTED, message: message.into() }
     }
 
-    /// Names something else to do.
-    pub(crate) fn or_next(self, next: &str) -> Self {
-        Self { message: format!("{}; {next}", self.message), ..self }
-    }
-
     pub(crate) fn code(&self) -> u8 {
         self.code
-    }
-
-    pub(crate) fn is_unreachable(&self) -> bool {
-        self.code == UNREACHABLE
     }
 
     pub(crate) fn message(&self) -> &str {
@@ -80,10 +71,14 @@ impl From<Error> for Failure {
             }
             Error::InvalidOption { .. } => (USAGE, ""),
             Error::TlsMismatch { mismatch, .. } => (UNREACHABLE, to_agree(*mismatch)),
-            Error::Unreachable { tried, .. } => {
+            Error::Unreachable { tried, operation, .. } => {
                 let mismatch = tried.last().and_then(|last: &Attempt| last.mismatch);
                 let answered = tried.iter().any(|attempt| attempt.answered);
-                let next = if answered { NONE_CAN } else { NONE_ANSWERS };
+                let next = match *operation {
+                    _ if !answered => NONE_ANSWERS,
+                    "cluster backup" => NONE_CAN_BACK_UP,
+                    _ => NONE_CAN,
+                };
                 (UNREACHABLE, mismatch.map_or(next, to_agree))
             }
             Error::UnknownService { .. } => {
@@ -124,6 +119,7 @@ const TOKEN_FILES: &str =
     "look at --token-file or QUORATE_TOKEN_FILE, QUORATE_TOKEN, or the context";
 const NONE_ANSWERS: &str = "check that the nodes run and that --nodes or QUORATE_NODES names them, by their addresses for clients (`quorate serve --listen`)";
 const NONE_CAN: &str = "`quorate cluster status` says how the cluster is";
+const NONE_CAN_BACK_UP: &str = "`quorate cluster status` says how the cluster is; without a quorum, `quorate cluster backup --local` copies what one node has";
 
 /// A write of which nobody knows whether it was done.
 fn is_lost_write(error: &Error) -> bool {
@@ -165,11 +161,13 @@ pub(crate) fn not_started(error: StartError) -> Failure {
     if let Some(who) = denied(&failure.message) {
         // It stays so until somebody changes it, as a wrong setting does.
         failure.code = failure.code.max(USAGE);
-        let next = "let that user read and write it, or run the node as its owner; with systemd: LoadCredential= in quorate@.service";
-        failure.message += &format!("\n  {who}\n  next: {next}");
+        failure.message += &format!("\n  {who}\n  next: {TO_PERMIT}");
     }
     failure
 }
+
+/// systemd's copy stays as it was at the start: what was revoked would go on being trusted.
+const TO_PERMIT: &str = "let that user read it (and write the data directory), or run the node as its owner; with systemd, LoadCredential= in quorate@.service hands over a certificate and its key, but no CA, revocation list or access file, which are to be read again";
 
 /// Of what failed for want of a permission of the file system: as whom this process asked. Some
 /// errors show their source through, which so is none of the causes: the words are looked at.
@@ -205,7 +203,8 @@ mod tests {
         let denied = failure(rustix::io::Errno::ACCESS.raw_os_error());
         let uid = format!("uid {}", rustix::process::geteuid().as_raw());
         assert_eq!(denied.code(), USAGE);
-        for words in ["/var/lib/quorate/node-1", &uid, "LoadCredential="] {
+        let only = "a certificate and its key, but no CA";
+        for words in ["/var/lib/quorate/node-1", &uid, "LoadCredential=", only] {
             assert!(denied.message().contains(words), "{denied:?}");
         }
         // Where the error that the system gave is shown through by another.
@@ -213,6 +212,13 @@ mod tests {
         let text = source(rustix::io::Errno::ACCESS.raw_os_error()).to_string();
         assert_eq!(not_started(StartError::Tls { path, source: text.into() }).code(), USAGE);
         assert_eq!(failure(rustix::io::Errno::IO.raw_os_error()).code(), FAILED, "it may pass");
+    }
+
+    #[test]
+    fn no_local_backup_is_offered_where_no_node_answers() {
+        let (operation, within, tried) = ("cluster backup", None, Vec::new());
+        let failure = Failure::from(Error::Unreachable { operation, within, tried });
+        assert!(!failure.message().contains("--local"), "nor would that one answer: {failure:?}");
     }
 
     #[test]

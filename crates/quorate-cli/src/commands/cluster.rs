@@ -74,7 +74,7 @@ pub(crate) async fn run(command: ClusterCommand) -> Result<(), Failure> {
         ClusterCommand::Backup { file, local, client } => {
             let admin = match local {
                 true => answering_alone(&client, "cluster backup").await?,
-                false => answering(&client, "cluster backup").await.map_err(or_a_local_one)?,
+                false => answering(&client, "cluster backup").await?,
             };
             let what = "cluster backup: waiting for a node to have sent it".to_owned();
             told(what, backup(&file, local, &client, &admin)).await
@@ -117,11 +117,6 @@ fn of_command(operation: &'static str, error: Error) -> Error {
         Error::Rejected { code, message, .. } => Error::Rejected { operation, code, message },
         error => error,
     }
-}
-
-fn or_a_local_one(failure: Failure) -> Failure {
-    let local = "without a quorum, `quorate cluster backup --local` copies what one node has";
-    if failure.is_unreachable() { failure.or_next(local) } else { failure }
 }
 
 fn members_now(args: &ClientArgs, what: &str, members: &[Member]) -> Result<(), Failure> {

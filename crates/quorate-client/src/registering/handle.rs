@@ -3,6 +3,7 @@
 //! deregistration and a renewal can never cross.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use quorate_proto::ClusterId;
@@ -121,7 +122,7 @@ pub struct RegistrationHandle {
     commands: mpsc::Sender<Command>,
     state: watch::Receiver<RegistrationState>,
     claim: Arc<Claim>,
-    incarnation: u64,
+    incarnation: Arc<AtomicU64>,
     call_timeout: Duration,
     leaving: CancellationToken,
     /// `None`: it was let go.
@@ -138,7 +139,7 @@ pub(super) fn spawn(
         commands,
         state,
         claim: keeper.claim(),
-        incarnation: keeper.incarnation(),
+        incarnation: keeper.incarnation_of_now(),
         call_timeout: core.options.call_timeout,
         leaving: keeper.leaving(),
         task: Some(AbortOnDropHandle::new(core.runtime.spawn(keeper.run(inbox)))),
@@ -156,10 +157,11 @@ impl RegistrationHandle {
         self.state.clone()
     }
 
-    /// The incarnation it began with. (Only a first registration in the background may come to a
-    /// higher one.)
+    /// The incarnation that it has, or asks for, now: this host's clock when it began. A higher one
+    /// was taken over from a run before it whose clock was ahead; it goes back to its own where no
+    /// node takes that any more.
     pub fn incarnation(&self) -> u64 {
-        self.incarnation
+        self.incarnation.load(Ordering::Relaxed)
     }
 
     /// Waits until the registry has it. Returns what was granted.

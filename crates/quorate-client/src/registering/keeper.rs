@@ -16,6 +16,7 @@ mod leaving;
 mod renewing;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use quorate_proto::ClusterId;
@@ -76,7 +77,8 @@ pub(super) struct Keeper {
     wanted: Vec<InstanceSpec>,
     ttl: Option<Duration>,
     renew_every: Option<Duration>,
-    incarnation: u64,
+    /// Its handle says it.
+    incarnation: Arc<AtomicU64>,
     /// This host's clock when the keeper began, as an incarnation, and when that was.
     began: (u64, Moment),
     /// How many more times a higher incarnation may be taken; 0 after the first success.
@@ -128,7 +130,7 @@ impl Keeper {
             wanted: registration.instances,
             ttl: registration.ttl,
             renew_every: registration.renew_every,
-            incarnation,
+            incarnation: Arc::new(AtomicU64::new(incarnation)),
             began: (incarnation, Moment::now()),
             higher_incarnations: FIRST_INCARNATIONS_MAX,
             lease: None,
@@ -150,8 +152,12 @@ impl Keeper {
         self.claim.clone()
     }
 
-    pub(super) fn incarnation(&self) -> u64 {
-        self.incarnation
+    fn incarnation(&self) -> u64 {
+        self.incarnation.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn incarnation_of_now(&self) -> Arc<AtomicU64> {
+        self.incarnation.clone()
     }
 
     pub(super) fn leaving(&self) -> CancellationToken {
@@ -309,15 +315,7 @@ impl Keeper {
     /// Decides what a failed attempt to register calls for.
     fn registration_failed(&mut self, failure: Failure) -> Next {
         let Failure { decision, status, .. } = &failure;
-        if self.leave_higher_incarnation(status) {
-            self.register_at = Some(Instant::now());
-            return Next::Keep;
-        }
-        if is_wrong(status.code()) && !self.accepted.is_empty() && self.accepted != self.wanted {
-            // It was wanted while nobody could say so.
-            let why = status.message();
-            tracing::warn!(why, "no node takes a change of a registration: it is given up");
-            self.wanted.clone_from(&self.accepted);
+        if self.give_up_change(status) || self.leave_higher_incarnation(status) {
             self.register_at = Some(Instant::now());
             return Next::Keep;
         }
@@ -380,7 +378,7 @@ impl Keeper {
             namespace: self.core.options.namespace.clone(),
             instances: self.wanted.clone(),
             ttl_ms: self.ttl.map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
-            incarnation: self.incarnation,
+            incarnation: self.incarnation(),
             ..RegisterRequest::default()
         }
     }
@@ -420,11 +418,11 @@ impl Keeper {
     /// has answered it until now. Its own one was deregistered, by an answer that was lost.
     fn take_higher_incarnation(&mut self, status: &Status) -> bool {
         let Some(current) = current_incarnation(status) else { return false };
-        if self.higher_incarnations == 0 || current <= self.incarnation.max(self.clock()) {
+        if self.higher_incarnations == 0 || current <= self.incarnation().max(self.clock()) {
             return false;
         }
         self.higher_incarnations -= 1;
-        self.incarnation = current.saturating_add(1);
+        self.incarnation.store(current.saturating_add(1), Ordering::Relaxed);
         true
     }
 
@@ -433,10 +431,11 @@ impl Keeper {
     /// clock comes next; if the other one is still there, that is refused, and said.
     fn leave_higher_incarnation(&mut self, status: &Status) -> bool {
         let own = self.clock();
-        if !is_wrong(status.code()) || self.lease.is_some() || self.incarnation <= own {
+        if !is_wrong(status.code()) || self.lease.is_some() || self.incarnation() <= own {
             return false;
         }
-        (self.incarnation, self.higher_incarnations) = (own, 0);
+        self.incarnation.store(own, Ordering::Relaxed);
+        self.higher_incarnations = 0;
         true
     }
 

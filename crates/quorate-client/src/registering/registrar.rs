@@ -43,7 +43,7 @@ impl Registrar {
     ) -> Result<RegistrationHandle, Error> {
         let (mut keeper, state) = self.prepare(registration)?;
         let deadline = tokio::time::Instant::now() + self.core.options.call_timeout;
-        let registered = keeper.register_now(deadline, CallError::into_write_error).await;
+        let registered = keeper.register_now(deadline, true).await;
         registered.map_err(|failed| failed.error)?;
         Ok(spawn(keeper, state))
     }

@@ -116,4 +116,25 @@ async fn a_number_that_was_taken_over_is_of_one_instance_and_left_with_its_lease
     fakes[0].state().incarnation_max = Some(max);
     fakes[0].state().expire_all();
     until("it is back", || held(&fakes[0]).is_some_and(|held| held.incarnation <= max)).await;
+    assert_eq!(held(&fakes[0]).unwrap().incarnation, handle.incarnation());
+}
+
+/// Each time it has lost its lease when it is refused, as by a cluster that was restored.
+#[tokio::test]
+async fn a_wrong_change_costs_no_number_that_was_taken_over() {
+    let fakes = Fake::cluster(1);
+    let far = held_from_afar(&fakes[0]);
+    let handle = client(&fakes, PATIENT).register(short_lived()).await.unwrap();
+    // Now and then it has registered again before.
+    for _ in 0..20 {
+        fakes[0].set(Mode::NoRoom);
+        fakes[0].state().leases.clear();
+        let is_lost = || matches!(handle.state(), RegistrationState::Retrying { .. });
+        until("its lease is lost", is_lost).await;
+        fakes[0].set(Mode::Honest);
+        let wrong = within(handle.set_load(2_000_000)).await;
+        assert!(matches!(wrong, Err(Error::Rejected { .. })), "{wrong:?}");
+        within(handle.registered()).await.expect("it is registered again");
+    }
+    assert_eq!(handle.incarnation(), far + 1);
 }

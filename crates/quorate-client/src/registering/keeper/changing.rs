@@ -2,7 +2,7 @@
 
 use quorate_proto::v1::RegisterRequest;
 use tokio::time::Instant;
-use tonic::Request;
+use tonic::{Request, Status};
 
 use super::Keeper;
 use crate::error::Error;
@@ -22,12 +22,12 @@ pub(in crate::registering) struct NotRegistered {
 }
 
 impl Keeper {
-    /// Registers, over all nodes, until it is done or the deadline has passed; `into_error`: what a
-    /// failed call is to the caller.
+    /// Registers, over all nodes, until it is done or the deadline has passed. Unless it is the
+    /// first time, it is for a change, which may be what is wrong, and not the incarnation.
     pub(in crate::registering) async fn register_now(
         &mut self,
         deadline: Instant,
-        into_error: fn(CallError, &'static str) -> Error,
+        is_first: bool,
     ) -> Result<(), NotRegistered> {
         let core = self.core();
         loop {
@@ -51,7 +51,7 @@ impl Keeper {
                     }
                 }
                 Err(CallError::Refused { status, .. })
-                    if self.leave_higher_incarnation(&status) => {}
+                    if is_first && self.leave_higher_incarnation(&status) => {}
                 Err(error) => {
                     let may_be_done = match &error {
                         CallError::Unreachable(_) => true,
@@ -60,11 +60,26 @@ impl Keeper {
                             *retried && !is_wrong(status.code())
                         }
                     };
-                    let error = into_error(error, plan.operation);
+                    let error = match is_first {
+                        true => error.into_write_error(plan.operation),
+                        false => error.into_error(plan.operation),
+                    };
                     return Err(NotRegistered { error, may_be_done });
                 }
             }
         }
+    }
+
+    /// Gives up a change that no node takes: it was wanted while nobody could say so.
+    pub(super) fn give_up_change(&mut self, status: &Status) -> bool {
+        let is_changed = !self.accepted.is_empty() && self.accepted != self.wanted;
+        if !is_changed || !is_wrong(status.code()) {
+            return false;
+        }
+        let why = status.message();
+        tracing::warn!(why, "no node takes a change of a registration: it is given up");
+        self.wanted.clone_from(&self.accepted);
+        true
     }
 
     pub(super) async fn update(
@@ -88,7 +103,7 @@ impl Keeper {
         // Registering again under the same incarnation changes all instances in one write, renews
         // the lease, and also works when the lease is gone.
         // What is refused is undone here, so that it is no question whether it was done.
-        let registered = self.register_now(deadline, CallError::into_error).await;
+        let registered = self.register_now(deadline, false).await;
         let Err(NotRegistered { error, may_be_done }) = registered else { return Ok(()) };
         match &error {
             Error::Superseded { .. } => {}

@@ -17,7 +17,7 @@ impl Keeper {
         let instances = self.wanted.iter().map(|instance| InstanceRef {
             service: instance.service.clone(),
             id: instance.id.clone(),
-            incarnation: self.incarnation,
+            incarnation: self.incarnation(),
         });
         // By instance, not by lease: an attempt to register whose answer was lost may have made
         // another lease.
