@@ -230,9 +230,10 @@ async fn what_was_deregistered_may_come_back() {
     }
     let (others, _) = fill(&mut registry, "in-their-place").await;
     assert!(others.len() >= 19, "{others:?}");
+    // In one call with one that is there.
     let next = |id: &str| {
-        let one = registration(vec![large(id, NOTE_BYTES)]);
-        RegisterRequest { incarnation: 2, ..one }
+        let both = registration(vec![large("i30", NOTE_BYTES), large(id, NOTE_BYTES)]);
+        RegisterRequest { incarnation: 2, ..both }
     };
     let mut back = 0;
     let refused = loop {
