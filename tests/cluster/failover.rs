@@ -1,13 +1,20 @@
 //! Leaders that are not to be deposed. (How soon a leader that died is replaced is tested with real
 //! processes.)
 
+use std::time::Duration;
+
+use quorate_node::Tunables;
+
 use super::calls::register;
 use super::harness::{Cluster, eventually};
-use quorate_node::Tunables;
 
 /// A follower that suspects its leader asks for so many connections to it, to see one refused
 /// (`PROBES` in quorate-node's upkeep/failover.rs).
 const PROBES: u64 = 10;
+
+/// How long the answers of a voter are on their way, of the 300 ms that a leader that stops has for
+/// each.
+const ANSWERS_TAKE: Duration = Duration::from_millis(200);
 
 /// A cluster in which only a silence of 9 s elects another leader: longer than a busy machine lets
 /// a leader wait for its turn. The first one is there soon all the same, if need be by its second
@@ -45,4 +52,16 @@ async fn broken_connections_to_a_leader_that_lives_depose_nobody() {
     register(&mut cluster.registry(followers[0]), "web", "last").await;
     assert_eq!(cluster.leader().await, leader);
     assert_eq!(cluster.own_status(leader).await.unwrap().header.unwrap().term, term);
+}
+
+/// The one that is to lead next may go away before it is asked whether it can. However long
+/// elections take, that is looked at for a part of the time that a stop has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_stops_waits_for_no_successor_longer_than_a_stop_may_take() {
+    let mut cluster = Cluster::start_cuttable(2, seldom_by_silence()).await;
+    let (leader, other) = (cluster.leader().await, cluster.follower().await);
+    cluster.delay(other, Duration::ZERO, ANSWERS_TAKE);
+    // Its first answer arrives, and no second one.
+    cluster.cut_off_after(other, ANSWERS_TAKE * 3 / 2);
+    cluster.stop(leader).await;
 }

@@ -323,6 +323,11 @@ impl Cluster {
         self.node(id).link.as_ref().expect("a cuttable cluster").set_open(false);
     }
 
+    /// The same after so long.
+    pub(crate) fn cut_off_after(&self, id: u64, time: Duration) {
+        self.node(id).link.as_ref().expect("a cuttable cluster").cut_after(time);
+    }
+
     pub(crate) fn reconnect(&self, id: u64) {
         self.node(id).link.as_ref().expect("a cuttable cluster").set_open(true);
     }

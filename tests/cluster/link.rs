@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// Pieces that are on their way in one direction of a connection.
 const UNDER_WAY: usize = 4_096;
@@ -50,6 +50,15 @@ impl Link {
 
     pub(crate) fn set_open(&self, open: bool) {
         self.open.send_replace(open);
+    }
+
+    #[allow(dead_code, reason = "tests of processes only cut it")]
+    pub(crate) fn cut_after(&self, time: Duration) {
+        let open = self.open.clone();
+        tokio::spawn(async move {
+            sleep(time).await;
+            open.send_replace(false);
+        });
     }
 
     /// How many connections were asked of it, also while it was cut.

@@ -1,16 +1,19 @@
 //! A registry that is as large as its leader lets it become.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use quorate_node::Tunables;
-use quorate_proto::v1::{InstanceSpec, RegisterRequest, RequestId, UpdateRequest};
+use quorate_proto::v1::{
+    InstanceSpec, RegisterRequest, RequestId, TransferLeaderRequest, UpdateRequest,
+};
 use rustix::fs::statvfs;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
 use super::calls::{
-    Registry, assert_refused, deregister, fetch_all, in_time, named, registration, renewal,
-    set_weight, spec,
+    Registry, assert_refused, assert_refused_late, deregister, fetch_all, in_time, named,
+    registration, renewal, set_weight, spec, with_timeout,
 };
 use super::harness::Cluster;
 use super::metrics::metrics;
@@ -154,12 +157,13 @@ async fn many_at_once_do_not_make_it_larger_than_it_may_be() {
 /// Nobody is told that there is no room for what an earlier attempt has done.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn attempts_at_one_write_need_room_for_one() {
-    let cluster = small().await;
+    let tunables = Tunables { state_bytes_max: LIMIT, ..Tunables::default() };
+    let cluster = Cluster::start_with(3, tunables).await;
     let half = LIMIT / NOTE_BYTES / 2 + 5;
     let specs: Vec<_> = (0..half).map(|at| large(&format!("i{at}"), NOTE_BYTES)).collect();
     let mut all = JoinSet::new();
-    for _ in 0..8 {
-        let (mut registry, attempt) = (cluster.registry(1), once(1, specs.clone()));
+    for attempt in 0..24 {
+        let (mut registry, attempt) = (cluster.registry(attempt % 3 + 1), once(1, specs.clone()));
         all.spawn(async move { registry.register(in_time(attempt)).await });
     }
     let answers = all.join_all().await.into_iter();
@@ -226,9 +230,10 @@ async fn what_was_deregistered_may_come_back() {
     }
     let (others, _) = fill(&mut registry, "in-their-place").await;
     assert!(others.len() >= 19, "{others:?}");
+    // In one call with one that is there.
     let next = |id: &str| {
-        let one = registration(vec![large(id, NOTE_BYTES)]);
-        RegisterRequest { incarnation: 2, ..one }
+        let both = registration(vec![large("i30", NOTE_BYTES), large(id, NOTE_BYTES)]);
+        RegisterRequest { incarnation: 2, ..both }
     };
     let mut back = 0;
     let refused = loop {
@@ -241,4 +246,46 @@ async fn what_was_deregistered_may_come_back() {
     let bytes = bytes(&cluster).await;
     assert!(back > 0 && bytes > LIMIT && bytes <= LIMIT / 20 * 21, "{back} came back: {bytes}");
     assert_refused(registry.register(in_time(next("new"))).await, Code::ResourceExhausted, &[]);
+}
+
+/// Each node answers what was done as it was done, whoever led then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_leader_knows_what_was_done_before_it_refuses_for_want_of_room() {
+    let tunables = Tunables { state_bytes_max: LIMIT, ..Tunables::default() };
+    let cluster = Cluster::start_with(3, tunables).await;
+    let leader = cluster.leader().await;
+    let mut registry = cluster.registry(leader);
+    let done = once(1, vec![large("done", NOTE_BYTES)]);
+    let lease = registry.register(in_time(done.clone())).await.unwrap().into_inner().lease_id;
+    registry.update(in_time(noted("done", 10))).await.unwrap();
+    fill(&mut registry, "i").await;
+    let to_id = leader % 3 + 1;
+    let transfer = in_time(TransferLeaderRequest { to_id });
+    cluster.admin(leader).transfer_leader(transfer).await.unwrap();
+    for node in 1..=3 {
+        let mut registry = cluster.registry(node);
+        let again = registry.register(in_time(done.clone())).await.unwrap().into_inner();
+        assert_eq!(again.lease_id, lease);
+        let new = once(10 + node, vec![large("new", 2 * NOTE_BYTES)]);
+        assert_refused(registry.register(in_time(new)).await, Code::ResourceExhausted, &[]);
+    }
+}
+
+/// Where others may lead by now, they may have room, and have done the write.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_without_a_quorum_does_not_say_that_there_is_no_room() {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let tunables = Tunables { state_bytes_max: LIMIT, ..Tunables::default() };
+    let mut cluster = Cluster::start_freezable_with(3, tunables).await;
+    let leader = cluster.leader().await;
+    fill(&mut cluster.registry(leader), "i").await;
+    let others: Vec<u64> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
+    others.iter().for_each(|id| cluster.freeze(*id));
+    let new = once(2, vec![large("new", 2 * NOTE_BYTES)]);
+    let register =
+        async || cluster.registry(leader).register(with_timeout(new.clone(), PATIENCE)).await;
+    assert_refused_late(register, Code::Unavailable, &["no quorum"]).await;
+    others.iter().for_each(|id| cluster.thaw(*id));
+    let refused = cluster.registry(leader).register(in_time(new)).await;
+    assert_refused(refused, Code::ResourceExhausted, &["beyond its limit"]);
 }

@@ -132,6 +132,24 @@ async fn nothing_that_is_committed_is_cut_whatever_a_peer_says() {
     assert!(own.last_log_index >= applied, "also on its disk: {own:?}");
 }
 
+/// Raft takes it for granted that they do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn entries_that_do_not_follow_each_other_are_not_taken() {
+    let (cluster, cluster_id, nodes, at) = of_three(seldom_by_silence()).await;
+    let ([term, applied], [leader, target]) = (at, nodes);
+    let mut peer = peer(&cluster, target).await;
+    let leads = vote(term, leader, true);
+    // Far behind all that it has, so that no other look at it says no.
+    let previous = Some(log_id(term, applied + 1_000));
+    let why = format!("node {leader} is refused: its entries do not follow each other");
+    for entries in [&[applied + 1_002][..], &[applied + 1_001, applied + 1_003]] {
+        let entries: Vec<_> = entries.iter().map(|index| log_id(term, *index)).collect();
+        let sent = from(append(leads, previous, &entries), cluster_id, leader, target);
+        assert_refused(peer.append(sent).await, Code::FailedPrecondition, &[&why]);
+    }
+    nothing_happened(&cluster, nodes, at).await;
+}
+
 /// The snapshot file in a backup of a node.
 pub(crate) async fn backup(cluster: &Cluster, id: u64) -> Vec<u8> {
     let mut backup = cluster.admin(id).backup(BackupRequest::default()).await.unwrap().into_inner();

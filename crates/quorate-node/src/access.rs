@@ -74,7 +74,7 @@ pub(crate) struct Access {
     /// name.
     cluster: String,
     file: Option<PathBuf>,
-    reads: Reads<Result<Contents, AccessError>>,
+    reads: Reads,
     rights: ArcSwap<Rights>,
     /// Counts the changes.
     changes: watch::Sender<u64>,
@@ -264,11 +264,7 @@ impl Rights {
     }
 }
 
-async fn read(
-    path: &Path,
-    reads: &Reads<Result<Contents, AccessError>>,
-    before: Option<Keys>,
-) -> Result<Contents, AccessError> {
+async fn read(path: &Path, reads: &Reads, before: Option<Keys>) -> Result<Contents, AccessError> {
     let read = move |path: &Path| file::read(path, before.as_ref());
     let problem = match reads.read(path, READ_WITHIN, read).await {
         Ok(read) => return read,

@@ -65,8 +65,8 @@ pub(crate) struct State {
     /// The term of the last leader of whom a command was applied that let time pass, or a grace,
     /// which comes before that.
     pub(crate) timed_by: u64,
-    /// The last entry that the log had when this node started. What leads up to it is applied
-    /// again, and was counted when it happened.
+    /// The last entry that the log had when this node started. What leads up to it is not counted:
+    /// it was when it was applied before, but for an end that this node had not applied yet.
     again_until: Option<LogId>,
 }
 

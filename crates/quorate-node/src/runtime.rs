@@ -7,12 +7,12 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use openraft::{AsyncRuntime, OptionalSend, TokioRuntime};
 use rand_core::TryRng;
-use tokio::task::{JoinError, JoinHandle};
+use tokio::task::{AbortHandle, JoinError, JoinHandle};
 use tokio::time::timeout;
 
 thread_local! {
@@ -41,8 +41,8 @@ pub(crate) async fn blocking<T: Send + 'static>(
 
 /// Reads of files that may never come back, as of a server that is gone. Each has a thread until it
 /// does, and there are only so many: of each file, one is under way.
-#[derive(Debug)]
-pub(crate) struct Reads<T>(Mutex<BTreeMap<PathBuf, JoinHandle<T>>>);
+#[derive(Debug, Default)]
+pub(crate) struct Reads(Mutex<BTreeMap<PathBuf, AbortHandle>>);
 
 /// Why a file was not read.
 #[derive(Debug)]
@@ -52,18 +52,13 @@ pub(crate) enum Unread {
     Panicked(JoinError),
 }
 
-impl<T> Default for Reads<T> {
-    fn default() -> Self {
-        Self(Mutex::default())
-    }
-}
-
-impl<T: Send + 'static> Reads<T> {
+impl Reads {
     /// What is read of a file.
     ///
     /// # Errors
-    /// It is slow, and may be under way for longer; or it panicked.
-    pub(crate) async fn read(
+    /// It is slow, and may be under way for longer, as it may be where its caller went away; or it
+    /// panicked.
+    pub(crate) async fn read<T: Send + 'static>(
         &self,
         path: &Path,
         within: Duration,
@@ -72,25 +67,27 @@ impl<T: Send + 'static> Reads<T> {
         if SEED.get().is_some() {
             return Ok(read(path));
         }
-        // One that has come back since tells what was there before.
-        let before = self.under_way().remove(path);
-        if let Some(before) = before.filter(|before| !before.is_finished()) {
-            self.under_way().insert(path.to_owned(), before);
-            return Err(Unread::Slow);
-        }
-        let of = path.to_owned();
-        let mut reading = tokio::task::spawn_blocking(move || read(&of));
-        match timeout(within, &mut reading).await {
+        let reading = self.begin(path, read).ok_or(Unread::Slow)?;
+        match timeout(within, reading).await {
             Ok(read) => read.map_err(Unread::Panicked),
-            Err(_elapsed) => {
-                self.under_way().insert(path.to_owned(), reading);
-                Err(Unread::Slow)
-            }
+            Err(_elapsed) => Err(Unread::Slow),
         }
     }
 
-    fn under_way(&self) -> MutexGuard<'_, BTreeMap<PathBuf, JoinHandle<T>>> {
-        self.0.lock().expect("invariant: nothing panics under this lock")
+    /// `None`: one is under way. One that has come back since tells what was there before.
+    fn begin<T: Send + 'static>(
+        &self,
+        path: &Path,
+        read: impl FnOnce(&Path) -> T + Send + 'static,
+    ) -> Option<JoinHandle<T>> {
+        let mut under_way = self.0.lock().expect("invariant: nothing panics under this lock");
+        if under_way.get(path).is_some_and(|before| !before.is_finished()) {
+            return None;
+        }
+        let of = path.to_owned();
+        let reading = tokio::task::spawn_blocking(move || read(&of));
+        under_way.insert(path.to_owned(), reading.abort_handle());
+        Some(reading)
     }
 }
 
@@ -212,7 +209,7 @@ mod tests {
     async fn a_file_that_is_not_read_takes_one_thread() {
         const SOON: Duration = Duration::from_millis(20);
         const LATE: Duration = Duration::from_secs(10);
-        let (reads, begun) = (Reads::<u32>::default(), Arc::new(AtomicU32::new(0)));
+        let (reads, begun) = (Reads::default(), Arc::new(AtomicU32::new(0)));
         let (back, comes_back) = mpsc::channel::<()>();
         let (hung, well) = (Path::new("/hung"), Path::new("/well"));
         let count = |number: u32| {
@@ -244,5 +241,18 @@ mod tests {
         };
         assert_eq!(read, 4, "not what was read then");
         assert_eq!(begun.load(Ordering::Relaxed), 2);
+    }
+
+    /// As a status whose caller does not wait for it.
+    #[tokio::test]
+    async fn a_read_that_is_given_up_before_it_is_slow_takes_its_thread_all_the_same() {
+        const LATE: Duration = Duration::from_secs(10);
+        let (reads, hung) = (Reads::default(), Path::new("/hung"));
+        let (back, comes_back) = mpsc::channel::<()>();
+        let first = reads.read(hung, LATE, move |_| comes_back.recv().is_ok());
+        assert!(timeout(Duration::ZERO, first).await.is_err(), "it is given up");
+        let again = reads.read(hung, LATE, |_| true).await;
+        assert!(matches!(again, Err(Unread::Slow)), "none is begun beside it: {again:?}");
+        drop(back);
     }
 }

@@ -481,9 +481,4 @@ async fn watch_raft(node: Arc<Node>) -> Result<(), RunError> {
 }
 
 #[cfg(test)]
-impl Bound {
-    /// The node that it will run.
-    pub(crate) fn node(&self) -> &Arc<Node> {
-        &self.node
-    }
-}
+mod tests;

@@ -4,14 +4,16 @@
 //! as it stands.
 //!
 //! That may be more than is taken now: older releases took more, and clocks are set. The run that
-//! holds an instance is not locked out of it, nor is the next one.
+//! holds an instance, or has just left, is not locked out of it, nor is the next one.
 
 use std::fmt::Display;
 use std::time::Duration;
 
 use quorate_state::{Deregister, Incarnation, InstanceKey, Invalid, Op, Register};
+use tokio::time::Instant;
 
-use crate::node::Node;
+use crate::error::CallError;
+use crate::node::{Consistency, Node};
 use crate::wall;
 
 /// An incarnation may be this far ahead of this node's wall clock: a year. What is higher is a
@@ -24,11 +26,26 @@ const AHEAD_MAX: Duration = Duration::from_secs(365 * 86_400);
 const NOT_SET_BEFORE: Duration = Duration::from_secs(1_767_225_600);
 const NOT_SET_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
 
-/// The run that holds an instance, as far as this node knows.
+/// The run that holds an instance, or left it a short while ago, as far as this node knows.
 pub(super) fn held(node: &Node) -> impl Fn(&InstanceKey) -> Option<Incarnation> {
-    move |key: &InstanceKey| {
-        node.applied().lock().registry.instance(key).map(|held| held.incarnation)
+    move |key: &InstanceKey| node.applied().lock().registry.last_run(key)
+}
+
+/// Makes a check where a call enters. What this node refuses, it looks at again when it has applied
+/// all that was acknowledged: the run may hold the instance by a call through another node.
+///
+/// # Errors
+/// The check's; or no quorum says what was acknowledged.
+pub(super) async fn check_entering(
+    node: &Node,
+    deadline: Instant,
+    check: impl Fn() -> Result<(), Invalid>,
+) -> Result<(), CallError> {
+    if check().is_err() {
+        node.read(Consistency::Linearizable, 0, deadline).await?;
+        check()?;
     }
+    Ok(())
 }
 
 /// # Errors
@@ -99,11 +116,18 @@ fn latest(now: Duration) -> u64 {
 mod tests {
     use std::collections::BTreeMap;
 
+    use openraft::EntryPayload;
+    use openraft::vote::RaftLeaderId as _;
+    use quorate_log::NodeId;
     use quorate_state::{
-        InstanceId, InstanceRef, InstanceSpec, Namespace, ServiceKey, ServiceName, SpecParts,
+        Clock, Command, InstanceId, InstanceRef, InstanceSpec, Namespace, ServiceKey, ServiceName,
+        SpecParts,
     };
 
     use super::*;
+    use crate::error::NodeError;
+    use crate::server::Bound;
+    use crate::types::{Entry, LogId, Vote};
 
     /// Of an instance that nothing holds.
     fn check_new(named: u64, latest: u64) -> Result<(), Invalid> {
@@ -144,7 +168,7 @@ mod tests {
     /// change, and the next one takes the number above.
     #[test]
     fn what_holds_an_instance_is_not_locked_out_of_it() {
-        let far = latest(wall::since_1970()) + 5 * 365 * 86_400_000_000;
+        let far = far();
         let holds = |of: &InstanceKey| (*of != key("free")).then_some(Incarnation(far));
         for (named, ids, [registers, leaves]) in [
             (far, &["a"][..], [true, true]),
@@ -158,6 +182,52 @@ mod tests {
                 assert_eq!(check_forwarded(&op, holds).is_ok(), is_taken, "{named} {ids:?}");
             }
         }
+    }
+
+    /// Ten years ahead, about.
+    fn far() -> u64 {
+        latest(wall::since_1970()) + 9 * 365 * 86_400_000_000
+    }
+
+    fn apply(node: &Node, op: Op) {
+        let leader = Vote::new_committed(1, NodeId::new(1).unwrap()).leader_id().to_committed();
+        let payload = EntryPayload::Normal(Command::new(Clock(1), op));
+        node.applied().apply(Entry { log_id: LogId::new(leader, 1), payload });
+    }
+
+    /// Its deregistration may come again, at another node, too.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_run_that_has_left_is_known_as_one_that_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (bound, far) = (Bound::waiting(dir.path()).await, far());
+        let node = bound.node();
+        let taken = |named| both(Some(named), &["a"]).map(|op| check_forwarded(&op, held(node)));
+        assert!(taken(far).iter().all(Result::is_err), "nothing is known of it");
+        for done in both(Some(far), &["a"]) {
+            apply(node, done.clone());
+            for named in [far, far + 1] {
+                let taken = taken(named);
+                assert!(taken.iter().all(Result::is_ok), "{named} after {done:?}: {taken:?}");
+            }
+            assert!(taken(far + 2).iter().all(Result::is_err), "after {done:?}");
+        }
+    }
+
+    /// It may have registered a moment ago at another node.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_node_that_may_be_behind_refuses_no_run_for_what_it_lacks() {
+        let dir = tempfile::tempdir().unwrap();
+        let bound = Bound::waiting(dir.path()).await;
+        let (node, [register, _]) = (bound.node(), both(Some(far()), &["a"]));
+        let check = || check_forwarded(&register, held(node));
+        let ends = || check_entering(node, Instant::now(), check);
+        let refused = ends().await;
+        assert!(
+            matches!(refused, Err(CallError::Node(NodeError::NotMember { .. }))),
+            "{refused:?}"
+        );
+        apply(node, register.clone());
+        assert!(ends().await.is_ok());
     }
 
     #[test]

@@ -15,6 +15,11 @@ const KEPT_SHARE: usize = 2;
 const KEPT_MAX: usize = 256 * 1024 * 1024;
 /// Where there is no room, one in so many new ones takes the place of others.
 const ADMITTED_SHARE: u64 = 4;
+/// What an encoded service takes beside its bytes and its names: places in both tables, which may
+/// be half empty, and the heads of its buffers.
+const ENTRY_BYTES: usize = 256;
+/// Where the state has become smaller, so many make room at a time: each fetch waits for the lock.
+const DROPPED_AT_ONCE: usize = 64;
 
 /// Services as they were last sent. Many callers fetch the same few services, and each time all of
 /// their instances would be converted and encoded; a service of 100 instances is answered from here
@@ -70,6 +75,14 @@ impl EncodedServices {
     }
 }
 
+impl Service {
+    /// What it takes; its names stand in both tables.
+    fn bytes(&self) -> usize {
+        let ServiceKey { namespace, name } = &self.key;
+        ENTRY_BYTES + 2 * (namespace.as_str().len() + name.as_str().len()) + self.encoded.len()
+    }
+}
+
 impl Kept {
     fn find(&self, key: &ServiceKey) -> Option<&Service> {
         self.places.get(key).map(|place| &self.services[*place])
@@ -81,23 +94,36 @@ impl Kept {
         if let Some(place) = known {
             self.remove(place);
         }
-        let needed = new.encoded.len();
+        for _ in 0..DROPPED_AT_ONCE {
+            if self.bytes <= max {
+                break;
+            }
+            self.drop_one();
+        }
+        let needed = new.bytes();
         let is_full = self.bytes + needed > max;
-        if needed > max || (is_full && known.is_none() && self.draw(ADMITTED_SHARE) != 0) {
+        if needed > max
+            || self.bytes > max
+            || (is_full && known.is_none() && self.draw(ADMITTED_SHARE) != 0)
+        {
             return;
         }
         while self.bytes + needed > max {
-            let place = self.draw(self.services.len() as u64) as usize;
-            self.remove(place);
+            self.drop_one();
         }
         self.bytes += needed;
         self.places.insert(new.key.clone(), self.services.len());
         self.services.push(new);
     }
 
+    fn drop_one(&mut self) {
+        let place = self.draw(self.services.len() as u64) as usize;
+        self.remove(place);
+    }
+
     fn remove(&mut self, place: usize) {
         let removed = self.services.swap_remove(place);
-        self.bytes -= removed.encoded.len();
+        self.bytes -= removed.bytes();
         self.places.remove(&removed.key);
         if let Some(moved) = self.services.get(place) {
             self.places.insert(moved.key.clone(), place);
@@ -123,6 +149,11 @@ mod tests {
         ServiceKey { namespace: Namespace::default(), name }
     }
 
+    /// What a service of these tests takes beside its bytes, where its name has so many.
+    fn beside(name_bytes: usize) -> usize {
+        ENTRY_BYTES + 2 * ("default".len() + name_bytes)
+    }
+
     #[test]
     fn a_service_is_encoded_once_for_each_revision() {
         let services = EncodedServices::default();
@@ -132,7 +163,7 @@ mod tests {
         assert_eq!(services.get(&key("a"), Revision(2), 0, encoded("second")), "second");
         assert_eq!(services.get(&key("b"), Revision(2), 0, encoded("other")), "other");
         assert_eq!(services.get(&key("a"), Revision(2), 0, || panic!("encoded again")), "second");
-        assert_eq!(services.lock().bytes, "second".len() + "other".len());
+        assert_eq!(services.lock().bytes, "second".len() + "other".len() + 2 * beside(1));
     }
 
     #[test]
@@ -145,8 +176,8 @@ mod tests {
         ] {
             let services = EncodedServices::default();
             // All of one buffer: what they say that they take is counted.
-            let all = Bytes::from(vec![0; max / 8]);
-            for at in 0..100 {
+            let all = Bytes::from(vec![0; max / 8 - beside(4)]);
+            for at in 100..200 {
                 services.get(&key(&format!("s{at}")), Revision(1), state_bytes, || all.clone());
                 let kept = services.lock();
                 assert!(kept.bytes <= max && kept.services.len() == kept.places.len());
@@ -158,18 +189,41 @@ mod tests {
     #[test]
     fn a_state_that_has_become_smaller_has_less_kept_and_one_too_large_takes_no_place() {
         let services = EncodedServices::default();
-        let (large, small) = (Bytes::from(vec![0; KEPT_MIN]), Bytes::from_static(b"small"));
+        let large = Bytes::from(vec![0; KEPT_MIN - beside(1)]);
+        let small = Bytes::from_static(b"small");
+        let small_bytes = small.len() + beside(1);
         let state_bytes = KEPT_MIN * KEPT_SHARE * 4;
         for name in ["a", "b", "c", "d"] {
             services.get(&key(name), Revision(1), state_bytes, || large.clone());
         }
         services.get(&key("d"), Revision(2), 0, || small.clone());
-        assert_eq!(services.lock().bytes, small.len(), "none of the others fits beside it");
-        let too_large = Bytes::from(vec![0; KEPT_MIN + 1]);
+        assert_eq!(services.lock().bytes, small_bytes, "none of the others fits beside it");
+        let too_large = Bytes::from(vec![0; KEPT_MIN - beside(1) + 1]);
         for _ in 0..100 {
             services.get(&key("e"), Revision(1), 0, || too_large.clone());
         }
-        assert_eq!(services.lock().bytes, small.len());
+        assert_eq!(services.lock().bytes, small_bytes);
+    }
+
+    /// All fetches wait for the lock.
+    #[test]
+    fn a_state_that_has_become_much_smaller_has_a_part_dropped_at_a_time() {
+        const SERVICES: usize = 1_000;
+        let services = EncodedServices::default();
+        let encoded = Bytes::from(vec![0; KEPT_MIN / 100 - beside(4)]);
+        let before = KEPT_MIN * KEPT_SHARE * SERVICES / 100;
+        for at in 0..SERVICES {
+            services.get(&key(&format!("s{at:03}")), Revision(1), before, || encoded.clone());
+        }
+        for left in (100..SERVICES).rev().step_by(DROPPED_AT_ONCE).skip(1) {
+            services.get(&key("new"), Revision(1), 0, || encoded.clone());
+            assert_eq!(services.lock().services.len(), left + 1);
+        }
+        for at in 0..40 {
+            services.get(&key(&format!("t{at}")), Revision(1), 0, || encoded.clone());
+        }
+        let kept = services.lock();
+        assert!(kept.bytes <= KEPT_MIN && kept.find(&key("new")).is_none(), "{}", kept.bytes);
     }
 
     /// When there was no room, all that was kept was forgotten: asking for more in turn than fits
@@ -177,7 +231,7 @@ mod tests {
     #[test]
     fn who_asks_for_all_in_turn_finds_many_of_them_where_not_all_fit() {
         const FIT: usize = 100;
-        let encoded = Bytes::from(vec![0; KEPT_MIN / FIT]);
+        let encoded = Bytes::from(vec![0; KEPT_MIN / FIT - beside(4)]);
         for (services, hits_min) in [(FIT, 100), (FIT * 11 / 10, 75), (FIT * 2, 25), (FIT * 4, 5)] {
             let kept = EncodedServices::default();
             let mut encodings = 0;

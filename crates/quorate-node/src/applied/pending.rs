@@ -17,32 +17,38 @@ pub(crate) struct Pending {
     writes: HashMap<(u64, u64), Growth>,
     /// By how much they make it larger, in all.
     bytes: usize,
-    /// How many there have been.
-    proposed: u64,
+    /// How many attempts were given up.
+    given_up: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Growth {
     bytes: usize,
-    /// Which of those that there have been.
-    nth: u64,
+    /// Attempts whose callers are there: each may be on its way into the log yet.
+    waiting: u32,
+    /// How many attempts at all writes were given up when the last one at this was.
+    given_up: u64,
 }
 
 impl Pending {
-    /// By how much the registry grows at most by what was proposed in this term.
-    pub(crate) fn bytes(&self, term: u64) -> usize {
-        if term == self.term { self.bytes } else { 0 }
+    /// By how much the registry grows at most by what was proposed in this term, but for `own`.
+    pub(crate) fn bytes(&self, term: u64, own: Option<&Request>) -> usize {
+        if term != self.term {
+            return 0;
+        }
+        let own = own.and_then(|own| self.writes.get(&name(own)));
+        self.bytes - own.map_or(0, |own| own.bytes)
     }
 
     /// A write is about to be proposed.
     pub(crate) fn add(&mut self, term: u64, request: &Request, bytes: usize) {
         if term != self.term {
-            *self = Self { term, proposed: self.proposed, ..Self::default() };
+            *self = Self { term, given_up: self.given_up, ..Self::default() };
         }
-        self.remove(request);
-        self.proposed += 1;
-        self.writes.insert(name(request), Growth { bytes, nth: self.proposed });
-        self.bytes += bytes;
+        let write = self.writes.entry(name(request)).or_default();
+        self.bytes = self.bytes - write.bytes + bytes;
+        write.bytes = bytes;
+        write.waiting += 1;
     }
 
     /// It is applied, or Raft has refused it.
@@ -52,14 +58,23 @@ impl Pending {
         }
     }
 
-    pub(crate) fn proposed(&self) -> u64 {
-        self.proposed
+    /// The caller of an attempt is gone: it was handed to Raft, or never will be.
+    pub(crate) fn give_up(&mut self, request: &Request) {
+        if let Some(write) = self.writes.get_mut(&name(request)) {
+            self.given_up += 1;
+            write.given_up = self.given_up;
+            write.waiting = write.waiting.saturating_sub(1);
+        }
     }
 
-    /// All that was in the log when so many had been proposed is applied: what is left of them
-    /// never came into it.
-    pub(crate) fn forget(&mut self, proposed: u64) {
-        self.writes.retain(|_, growth| growth.nth > proposed);
+    pub(crate) fn given_up(&self) -> u64 {
+        self.given_up
+    }
+
+    /// All that was handed to Raft when so many had been given up is applied: what is left of them
+    /// never came into the log.
+    pub(crate) fn forget(&mut self, given_up: u64) {
+        self.writes.retain(|_, write| write.waiting > 0 || write.given_up > given_up);
         self.bytes = self.writes.values().map(|growth| growth.bytes).sum();
     }
 }
@@ -85,27 +100,36 @@ mod tests {
         for (number, bytes) in [(1, 10), (2, 20), (1, 11)] {
             pending.add(3, &request(number), bytes);
         }
-        assert_eq!(pending.bytes(3), 31, "an attempt at the same write counts once");
-        assert_eq!(pending.bytes(4), 0, "another leader's writes are not known");
+        assert_eq!(pending.bytes(3, None), 31, "an attempt at the same write counts once");
+        assert_eq!(pending.bytes(3, Some(&request(1))), 20, "and needs no room beside the first");
+        assert_eq!(pending.bytes(3, Some(&request(7))), 31);
+        assert_eq!(pending.bytes(4, None), 0, "another leader's writes are not known");
         pending.remove(&request(1));
         pending.remove(&request(1));
-        assert_eq!(pending.bytes(3), 20);
+        assert_eq!(pending.bytes(3, None), 20);
         pending.add(4, &request(3), 5);
-        assert_eq!((pending.bytes(3), pending.bytes(4)), (0, 5));
+        assert_eq!((pending.bytes(3, None), pending.bytes(4, None)), (0, 5));
     }
 
     #[test]
     fn what_never_came_into_the_log_does_not_count_for_ever() {
         let mut pending = Pending::default();
-        pending.add(3, &request(1), 10);
-        pending.add(3, &request(2), 20);
-        let before = pending.proposed();
-        pending.add(3, &request(3), 5);
+        for (number, bytes) in [(1, 10), (2, 20), (3, 5), (4, 40)] {
+            pending.add(3, &request(number), bytes);
+        }
+        pending.give_up(&request(1));
+        pending.give_up(&request(2));
+        let before = pending.given_up();
         // Tried again since.
         pending.add(3, &request(2), 20);
+        pending.give_up(&request(3));
         pending.forget(before);
-        assert_eq!(pending.bytes(3), 25);
-        pending.remove(&request(2));
-        assert_eq!(pending.bytes(3), 5);
+        assert_eq!(pending.bytes(3, None), 65, "the rest may be on its way into the log");
+        pending.give_up(&request(2));
+        pending.forget(pending.given_up());
+        assert_eq!(pending.bytes(3, None), 40, "the caller of one is there");
+        pending.remove(&request(4));
+        pending.give_up(&request(4));
+        assert_eq!(pending.bytes(3, None), 0);
     }
 }

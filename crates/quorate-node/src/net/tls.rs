@@ -34,6 +34,7 @@ use crate::net::Net;
 use crate::net::tls::files::{Lists, Loaded};
 use crate::net::tls::told::Told;
 use crate::net::tls::verify::NodeVerifier;
+use crate::runtime::Reads;
 use crate::wall;
 
 pub(crate) use accept::{Secured, Security, TellsRefused};
@@ -81,7 +82,7 @@ impl TimeProvider for WallTime {
 /// The TLS of one node: what its files had when they could be used last.
 pub(crate) struct Tls {
     files: config::Tls,
-    reads: files::Reads,
+    reads: Reads,
     cluster: Arc<str>,
     node: NodeId,
     loaded: ArcSwap<Loaded>,
@@ -110,7 +111,7 @@ impl Tls {
         cluster: &str,
         node: NodeId,
     ) -> Result<Arc<Self>, TlsError> {
-        let reads = files::Reads::default();
+        let reads = Reads::default();
         let (read, _) = files::read(&files, &reads, None).await?;
         let loaded = files::load(&files, cluster, node, (&read, Lists::Newest), None)?;
         let (loaded, used) = (ArcSwap::from_pointee(loaded), ArcSwap::from_pointee(read));

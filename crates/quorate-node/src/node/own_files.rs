@@ -33,7 +33,7 @@ pub(crate) struct OwnFiles {
     files: Arc<Files>,
     /// Of whoever looks: one look at most is under way.
     turn: Semaphore,
-    reads: Reads<Open>,
+    reads: Reads,
     /// What was found last.
     found: Mutex<Open>,
 }

@@ -243,7 +243,8 @@ impl Node {
         op: Op,
         request: Option<Request>,
     ) -> Result<Outcome, NodeError> {
-        let counted = Counted { node: self, since: Instant::now(), ended: false };
+        let mut counted =
+            Counted { node: self, since: Instant::now(), handed_in: None, ended: false };
         let admitted = match check_level(op.level(), || self.level().number) {
             Ok(()) => self.find_room(op, request.as_ref()).await,
             Err(error) => Err(error),
@@ -251,6 +252,7 @@ impl Node {
         let written = match admitted {
             Ok(op) => {
                 let clock = self.stamp();
+                counted.handed_in = request;
                 let written = self.raft.client_write(Command { clock, request, op }).await;
                 if let (Err(_), Some(request)) = (&written, &request) {
                     self.applied.lock().pending.remove(request);
@@ -314,6 +316,7 @@ fn check_level(needed: u32, level: impl FnOnce() -> u32) -> Result<(), NodeError
 struct Counted<'a> {
     node: &'a Node,
     since: Instant,
+    handed_in: Option<Request>,
     ended: bool,
 }
 
@@ -332,6 +335,9 @@ impl Counted<'_> {
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
         if !self.ended {
+            if let Some(request) = &self.handed_in {
+                self.node.applied.lock().pending.give_up(request);
+            }
             // A change of the leader ends the attempt, which is made again elsewhere.
             self.node.count_failed(if self.node.leads() { "given_up" } else { "lost_lead" });
         }

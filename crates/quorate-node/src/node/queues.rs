@@ -30,6 +30,8 @@ pub(crate) struct Queues {
     pub(crate) forwards: Forwards,
     /// Linearizable reads that wait for a round.
     pub(crate) reads: ReadIndex,
+    /// Writes for which this node, as the leader, has no room ([`Node::apply_all`]).
+    pub(super) room: ReadIndex,
 }
 
 /// Their other ends.
@@ -38,6 +40,7 @@ pub(crate) struct Waiting {
     log: Batches,
     forwards: Messages,
     reads: Rounds,
+    room: Rounds,
 }
 
 pub(crate) type Loop = Pin<Box<dyn Future<Output = Result<(), RunError>> + Send>>;
@@ -48,8 +51,9 @@ pub(crate) fn queues(node: NodeId, renew_window: Duration, meters: &Meters) -> (
     let (log_renewals, log) = renewals(node, renew_window, refused);
     let (forwards, messages) = forwards(node, meters.refused("forwards"));
     let (reads, rounds) = read_index(node, meters.refused("reads"));
-    let queues = Queues { edge_renewals, log_renewals, forwards, reads };
-    (queues, Waiting { edge, log, forwards: messages, reads: rounds })
+    let (room, all_applied) = read_index(node, meters.refused("reads"));
+    let queues = Queues { edge_renewals, log_renewals, forwards, reads, room };
+    (queues, Waiting { edge, log, forwards: messages, reads: rounds, room: all_applied })
 }
 
 /// Puts a call into a queue of this node.
@@ -74,8 +78,8 @@ pub(super) fn hand_in<T>(
 impl Waiting {
     /// The loops that belong where Raft runs, and the one that belongs where the clients' calls are
     /// handled.
-    pub(crate) fn loops(self, node: &Arc<Node>) -> ([Loop; 3], Loop) {
-        let Self { edge, log, forwards, reads } = self;
+    pub(crate) fn loops(self, node: &Arc<Node>) -> ([Loop; 4], Loop) {
+        let Self { edge, log, forwards, reads, room } = self;
         let of = node.clone();
         let edge = async move {
             edge.run(|leases, patience| forward_renewals(&of, leases, patience)).await;
@@ -92,11 +96,16 @@ impl Waiting {
             Ok(())
         };
         let of = node.clone();
+        let room = async move {
+            room.run(|| of.apply_all()).await;
+            Ok(())
+        };
+        let of = node.clone();
         let forwards = async move {
             forwards.run(|leader, calls, until| of.forward_all(leader, calls, until)).await;
             Ok(())
         };
-        ([Box::pin(edge), Box::pin(log), Box::pin(reads)], Box::pin(forwards))
+        ([Box::pin(edge), Box::pin(log), Box::pin(reads), Box::pin(room)], Box::pin(forwards))
     }
 }
 
@@ -186,11 +195,8 @@ async fn forward_renewals(
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, SocketAddr};
-
     use super::*;
-    use crate::config::{Config, Start};
-    use crate::server::Server;
+    use crate::server::Bound;
 
     const ENDS_WITHIN: Duration = Duration::from_secs(20);
     /// Longer than the test waits.
@@ -200,10 +206,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn renewals_end_where_their_node_was_removed_or_is() {
         let dir = tempfile::tempdir().unwrap();
-        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut config = Config::new(1, dir.path().to_owned(), any, any);
-        config.start = Start::Wait;
-        let bound = Server::bind(config).await.unwrap();
+        let bound = Bound::waiting(dir.path()).await;
         let node = bound.node();
         let renew = || {
             let node = node.clone();

@@ -42,7 +42,7 @@ const QUEUE_MAX: usize = 65_536;
 
 type Waiting = oneshot::Sender<Result<u64, NodeError>>;
 
-/// Where reads wait.
+/// Where calls wait for a round that begins after they have come.
 #[derive(Debug)]
 pub(crate) struct ReadIndex {
     node: NodeId,
@@ -66,7 +66,7 @@ impl ReadIndex {
     ///
     /// # Errors
     /// The round's, for all reads that waited for it; [`NodeError::Overloaded`] when too many wait.
-    async fn confirm(&self) -> Result<u64, NodeError> {
+    pub(super) async fn confirm(&self) -> Result<u64, NodeError> {
         let (done, index) = oneshot::channel();
         hand_in(&self.waiting, done, self.node, &self.refused)?;
         index.await.unwrap_or(Err(NodeError::Stopping { node: self.node }))
@@ -252,7 +252,7 @@ impl Node {
     }
 
     /// The index that a read has to wait for, confirmed by a quorum; only while this node leads.
-    async fn read_index_here(&self) -> Result<u64, NodeError> {
+    pub(super) async fn read_index_here(&self) -> Result<u64, NodeError> {
         match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
             Ok(linearizer) => Ok(linearizer.read_log_id().index()),
             Err(RaftError::Fatal(fatal)) => Err(self.fatal(&fatal)),

@@ -42,8 +42,8 @@ impl Node {
                 }
                 // Whoever is told that it is full is told that it was not done.
                 None if has_waited => return Err(full),
-                None => self.apply_all().await?,
-            }
+                None => self.queues.room.confirm().await?,
+            };
             has_waited = true;
         }
     }
@@ -93,7 +93,7 @@ impl Node {
         if growth == 0 {
             return Ok(());
         }
-        let bytes = state.registry.bytes() + state.pending.bytes(term);
+        let bytes = state.registry.bytes() + state.pending.bytes(term, request);
         let beyond = if state.registry.comes_back(op) { limit / RETURN_PART } else { 0 };
         if bytes + growth > limit + beyond && !state.registry.refuses(op) {
             return Err(NodeError::StateFull { node: self.id, bytes, limit });
@@ -104,26 +104,91 @@ impl Node {
         Ok(())
     }
 
-    /// Waits until this node has applied all that is in its log now.
+    /// One round for all that find no room: waits until this node has applied all that is in its
+    /// log now, the end of which it returns.
     ///
     /// # Errors
     /// It does not lead any more, or stops.
-    async fn apply_all(&self) -> Result<(), NodeError> {
-        let proposed = self.applied.lock().pending.proposed();
-        // Behind all writes that were handed to Raft before.
-        let last = self.raft.with_raft_state(|state| state.log_ids.last().map(|id| id.index()));
-        let last = last.await.map_err(|fatal| self.fatal(&fatal))?.unwrap_or(0);
+    pub(super) async fn apply_all(&self) -> Result<u64, NodeError> {
+        let given_up = self.applied.lock().pending.given_up();
         let mut positions = self.applied.positions();
-        let applied = async { positions.wait_for(|position| position.index >= last).await.is_ok() };
-        tokio::select! {
+        let applied = async {
+            // Where another one leads by now, it may have room, and the write.
+            self.read_index_here().await?;
+            // Behind all writes that were handed to Raft before.
+            let last = self.raft.with_raft_state(|state| state.log_ids.last().map(|id| id.index()));
+            let last = last.await.map_err(|fatal| self.fatal(&fatal))?.unwrap_or(0);
+            let waited = positions.wait_for(|position| position.index >= last).await;
+            waited.map(|_| last).map_err(|_| NodeError::Stopping { node: self.id })
+        };
+        let last = tokio::select! {
             biased; // what is applied is applied
-            true = applied => {}
+            last = applied => last?,
             () = self.leader_is_other_than(Some(self.id)) => {
                 return Err(NodeError::NotLeader { node: self.id });
             }
             () = self.stop.cancelled() => return Err(NodeError::Stopping { node: self.id }),
-        }
-        self.applied.lock().pending.forget(proposed);
-        Ok(())
+        };
+        self.applied.lock().pending.forget(given_up);
+        Ok(last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use futures_util::FutureExt as _;
+    use quorate_state::{
+        Clock, InstanceId, InstanceKey, InstanceSpec, Namespace, Register, ServiceKey, ServiceName,
+        Share, SpecParts,
+    };
+
+    use super::*;
+    use crate::server::Bound;
+
+    /// It could not know what another leader has done since.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_node_that_does_not_lead_gives_no_last_word_on_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let bound = Bound::waiting(dir.path()).await;
+        let answer = bound.node().apply_all().await;
+        assert!(matches!(answer, Err(NodeError::NotLeader { .. })), "{answer:?}");
+    }
+
+    #[tokio::test]
+    async fn a_write_whose_caller_is_gone_does_not_count_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let bound = Bound::waiting(dir.path()).await;
+        let node = bound.node();
+        let request = Request {
+            origin: 7,
+            number: 1,
+            done_below: 0,
+            since: Clock(0),
+            digest: 0,
+            share: Share(1),
+        };
+        let endpoints = BTreeMap::from([("http".to_owned(), "http://h:1".to_owned())]);
+        let spec = InstanceSpec::new("spec", SpecParts { endpoints, ..SpecParts::default() });
+        let service = ServiceName::new("service", "web").unwrap();
+        let service = ServiceKey { namespace: Namespace::default(), name: service };
+        let key = InstanceKey { service, id: InstanceId::new("id", "a").unwrap() };
+        let instances = vec![(key, spec.unwrap())];
+        let (lease, ttl, incarnation, within) = (None, None, None, None);
+        let write = Register { lease, ttl, incarnation, instances, within };
+        let counted = || node.applied.lock().pending.bytes(node.term(), None);
+        let forget = || {
+            let mut state = node.applied.lock();
+            let given_up = state.pending.given_up();
+            state.pending.forget(given_up);
+        };
+        let mut waits = Box::pin(node.propose_here(write.into(), Some(request)));
+        assert!((&mut waits).now_or_never().is_none(), "it is handed to Raft");
+        forget();
+        assert!(counted() > 0, "it may be on its way");
+        drop(waits);
+        forget();
+        assert_eq!(counted(), 0);
     }
 }

@@ -8,7 +8,9 @@ use crate::level::Level;
 use crate::registry::Registry;
 use crate::registry::instances::Service;
 use crate::spec::{Instance, Override};
-use crate::types::{Clock, InstanceId, InstanceKey, Namespace, Revision, ServiceKey, ServiceName};
+use crate::types::{
+    Clock, Incarnation, InstanceId, InstanceKey, Namespace, Revision, ServiceKey, ServiceName,
+};
 
 /// How much is in a registry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -75,6 +77,13 @@ impl Registry {
     /// One instance.
     pub fn instance(&self, key: &InstanceKey) -> Option<&Arc<Instance>> {
         self.services.get(&key.service)?.instances.get(&key.id)
+    }
+
+    /// The highest run that is known of an instance: the one that is registered, or one that was
+    /// deregistered a short while ago.
+    pub fn last_run(&self, key: &InstanceKey) -> Option<Incarnation> {
+        let held = self.instance(key).map(|held| held.incarnation);
+        held.max(self.tombstones.get(key).map(|ended| ended.incarnation))
     }
 
     /// One service; `None`: nothing of that name was registered within the last hour of registry

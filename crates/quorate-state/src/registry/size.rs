@@ -72,10 +72,13 @@ impl Registry {
         Some(after.saturating_sub(instance_bytes(held)))
     }
 
-    /// Whether all that it registers was deregistered a short while ago.
+    /// Whether it grows by nothing but what was deregistered a short while ago.
     pub fn comes_back(&self, op: &Op) -> bool {
         let Op::Register(register) = op else { return false };
-        register.instances.iter().all(|(key, _)| self.tombstones.contains_key(key))
+        register.instances.iter().all(|(key, spec)| match self.instance(key) {
+            Some(held) => bytes(&key.id, spec) <= instance_bytes(held),
+            None => self.tombstones.contains_key(key),
+        })
     }
 }
 

@@ -183,17 +183,20 @@ fn what_an_instance_requires_counts_and_so_does_a_service_of_its_own() {
     assert_eq!(t.registry.bytes(), before);
 }
 
+/// With so much metadata each.
+fn noted(all: &[(&str, usize)], incarnation: u64) -> Op {
+    let noted = |(name, bytes): &(&str, usize)| {
+        let metadata = BTreeMap::from([("note".to_owned(), "x".repeat(*bytes))]);
+        (key(name), spec(SpecParts { metadata, ..parts() }))
+    };
+    let instances = all.iter().map(noted).collect();
+    Register { instances, ..register("", incarnation) }.into()
+}
+
 /// A batch that is smaller on the whole needs no room.
 #[test]
 fn what_shrinks_makes_room_for_what_grows_beside_it() {
-    let noted = |name: &str, bytes| {
-        let metadata = BTreeMap::from([("note".to_owned(), "x".repeat(bytes))]);
-        (key(name), spec(SpecParts { metadata, ..parts() }))
-    };
-    let both = |a, b| {
-        let instances = vec![noted("web/a", a), noted("web/b", b)];
-        Op::from(Register { instances, ..register("", 7) })
-    };
+    let both = |a, b| noted(&[("web/a", a), ("web/b", b)], 7);
     let mut t = Transcript::default();
     t.apply(0, both(1_000, 10));
     for (op, is_larger) in
@@ -204,4 +207,27 @@ fn what_shrinks_makes_room_for_what_grows_beside_it() {
         assert_eq!(growth, t.registry.bytes().saturating_sub(before));
         assert_eq!(growth > 0, is_larger);
     }
+}
+
+/// Callers that keep several instances register all of them in one call.
+#[test]
+fn what_was_deregistered_comes_back_also_beside_what_is_there() {
+    let (there, back) = (("web/there", 100), ("web/back", 100));
+    let mut t = Transcript::default();
+    t.apply(0, noted(&[there, back], 7));
+    t.apply(0, deregister("web/back"));
+    for (all, expected) in [
+        (&[back][..], true),
+        (&[back, there], true),
+        (&[("web/back", 1_000), ("web/there", 10)], true),
+        (&[back, ("web/there", 101)], false),
+        (&[back, ("web/new", 1)], false),
+        (&[("web/new", 1)], false),
+    ] {
+        assert_eq!(t.registry.comes_back(&noted(all, 8)), expected, "{all:?}");
+    }
+    assert!(!t.registry.comes_back(&update("web/there").into()));
+    // It is back, and still known as deregistered.
+    t.apply(1, noted(&[back], 8));
+    assert!(!t.registry.comes_back(&noted(&[("web/back", 101)], 8)));
 }

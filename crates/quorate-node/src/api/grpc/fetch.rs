@@ -257,3 +257,56 @@ fn encoded(node: &Node, registry: &Registry, filter: &Filter, key: &ServiceKey) 
 fn is_by_name(filter: &Filter) -> bool {
     filter.is_all() && matches!(filter.selection, Selection::Services(_))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use quorate_state::{
+        Clock, Command, Incarnation, InstanceKey, InstanceSpec, Op, Register, SpecParts,
+    };
+
+    use super::*;
+    use crate::server::Bound;
+
+    const NOTE_BYTES: usize = 16_000;
+
+    fn key(service: &str) -> ServiceKey {
+        let name = ServiceName::new("service", service).unwrap();
+        ServiceKey { namespace: Namespace::default(), name }
+    }
+
+    /// Registers so many, with a note each.
+    fn register(registry: &mut Registry, service: &str, instances: usize) {
+        let endpoints = BTreeMap::from([("http".to_owned(), "http://h:1".to_owned())]);
+        let metadata = BTreeMap::from([("note".to_owned(), "x".repeat(NOTE_BYTES))]);
+        let spec = InstanceSpec::new("spec", SpecParts { endpoints, metadata, ..<_>::default() });
+        let (spec, service) = (spec.unwrap(), key(service));
+        let key = |at: usize| InstanceKey {
+            service: service.clone(),
+            id: InstanceId::new("id", &format!("i{at}")).unwrap(),
+        };
+        let instances = (0..instances).map(|at| (key(at), spec.clone())).collect();
+        let incarnation = Some(Incarnation(1));
+        let op = Register { lease: None, ttl: None, incarnation, instances, within: None };
+        registry.apply(&Command::new(Clock(1), Op::from(op)));
+    }
+
+    /// Where the state is small, 16 MiB are.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn of_a_large_state_more_is_kept_encoded() {
+        let dir = tempfile::tempdir().unwrap();
+        let bound = Bound::waiting(dir.path()).await;
+        let node = bound.node();
+        let mut registry = Registry::new();
+        register(&mut registry, "fetched", 18 * 1024 * 1024 / NOTE_BYTES);
+        register(&mut registry, "other", 20 * 1024 * 1024 / NOTE_BYTES);
+        let request = FetchRequest { services: vec!["fetched".to_owned()], ..<_>::default() };
+        let (filter, key) = (convert::fetch_filter(&request).unwrap(), key("fetched"));
+        let first = encoded(node, &registry, &filter, &key);
+        let revision = registry.service(&key).unwrap().revision;
+        let again = node.encoded().get(&key, revision, 0, || panic!("encoded again"));
+        assert_eq!((first.len(), again.as_ptr()), (again.len(), first.as_ptr()));
+        assert!(first.len() > 18 * 1024 * 1024 - NOTE_BYTES);
+    }
+}

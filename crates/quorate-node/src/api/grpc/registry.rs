@@ -112,7 +112,8 @@ impl RegistryService {
         let (lease, cluster_id) = (convert::lease_id(request.lease_id), request.cluster_id);
         let within = rights::within(&self.node, &caller);
         let register = Register { within, ..convert::register(request)? };
-        incarnations::check_register(&register, incarnations::held(&self.node))?;
+        let check = || incarnations::check_register(&register, incarnations::held(&self.node));
+        incarnations::check_entering(&self.node, deadline, check).await?;
         self.check_lease(lease, cluster_id)?;
         let (registered, revision) = self.node.propose(register, id, deadline).await?;
         let answer = RegisterResponse {
@@ -158,7 +159,8 @@ impl RegistryService {
         let id = convert::request_id(request.request_id.take(), rights::share(&self.node, &caller));
         let (lease, cluster_id) = (convert::lease_id(request.lease_id), request.cluster_id);
         let deregister = convert::deregister(request)?;
-        incarnations::check_deregister(&deregister, incarnations::held(&self.node))?;
+        let check = || incarnations::check_deregister(&deregister, incarnations::held(&self.node));
+        incarnations::check_entering(&self.node, deadline, check).await?;
         self.check_lease(lease, cluster_id)?;
         let (removed, revision) = self.node.propose(deregister, id, deadline).await?;
         let header = header(&self.node, revision.0, 0);

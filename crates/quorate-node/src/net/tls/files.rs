@@ -24,7 +24,7 @@ use crate::config::ClientCertificates;
 use crate::net::tls::der::{self, Lifetime, ListAge};
 use crate::net::tls::error::{ListError, Problem, TlsError};
 use crate::net::tls::{WallTime, lists, verify, wall_time};
-use crate::runtime::{self, Unread};
+use crate::runtime::{Reads, Unread};
 use crate::wall::Seconds;
 
 /// The protocol that the listeners for clients and peers speak (ALPN).
@@ -178,9 +178,6 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
         LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
     PROVIDER.clone()
 }
-
-/// The reads of files that are under way.
-pub(super) type Reads = runtime::Reads<Result<Vec<u8>, Problem>>;
 
 /// Beside what was read, the first file that could not be, and counts as it is in `used`.
 ///

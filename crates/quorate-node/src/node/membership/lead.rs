@@ -143,7 +143,12 @@ impl Node {
         if to == self.id {
             return Ok(());
         }
-        self.once_fit(to).await?;
+        let begun = Instant::now();
+        let late = || {
+            let waited_ms = begun.elapsed().as_millis() as u64;
+            NodeError::NoAnswer { leader: to, waited_ms }
+        };
+        timeout_at(deadline, self.once_fit(to)).await.map_err(|_elapsed| late())??;
         tracing::info!(to = to.get(), "handing the lead over");
         let asked = self.raft.trigger().transfer_leader(to).await;
         asked.map_err(|error| self.fatal(&error))?;
@@ -163,8 +168,7 @@ impl Node {
                 _ => {}
             }
             if timeout_at(deadline, self.leader_is_other_than(leader)).await.is_err() {
-                let waited_ms = since.elapsed().as_millis() as u64;
-                return Err(NodeError::NoAnswer { leader: to, waited_ms });
+                return Err(late());
             }
         }
     }
