@@ -18,7 +18,7 @@ use std::time::Duration;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::GaiResolver;
 use hyper_util::rt::TokioIo;
-use rustls::client::{ClientConfig, WebPkiServerVerifier};
+use rustls::client::{ClientConfig, Resumption, WebPkiServerVerifier};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -221,6 +221,8 @@ fn load(
         None => config.with_no_client_auth(),
     };
     config.alpn_protocols = vec![ALPN.to_vec()];
+    // A node whose session goes on shows no certificate again: that one may have ended.
+    config.resumption = Resumption::disabled();
     Ok(Loaded { config: Arc::new(config), verifier, ages })
 }
 
