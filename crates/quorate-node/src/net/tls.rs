@@ -293,7 +293,7 @@ impl Tls {
                     timeout(DIAL_HANDSHAKE, connector.connect(name.clone(), stream)).await;
                 let late = || io::Error::new(io::ErrorKind::TimedOut, "no TLS handshake in time");
                 let stream = handshake.map_err(|_elapsed| late())??;
-                Ok::<_, io::Error>(TokioIo::new(tls.watched(stream, node, name, loaded.set)))
+                tls.watched(stream, node, name, loaded.set).map(TokioIo::new)
             }
         }))
     }

@@ -2,6 +2,7 @@
 //! is bad beside it.
 
 mod between;
+mod lasting;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +20,8 @@ use x509_parser::asn1_rs::{Any, Class, FromDer as _};
 use super::*;
 use crate::runtime;
 
-/// 2026-01-01 and 2028-01-01.
+/// 2019-01-01, 2026-01-01 and 2028-01-01.
+const IN_2019: u64 = 1_546_300_800;
 const IN_2026: u64 = 1_767_225_600;
 const IN_2028: u64 = 1_830_297_600;
 
