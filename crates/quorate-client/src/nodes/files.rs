@@ -83,8 +83,15 @@ impl fmt::Debug for Source {
 /// The contents of the sources that belong together: all of them are taken, or none.
 type Contents = Vec<Vec<u8>>;
 
-/// Makes a value of all parts, given the one of before; the error is in words.
-type Make<T> = Box<dyn Fn(&[&[Vec<u8>]], Option<&T>) -> Result<T, String> + Send + Sync>;
+/// Makes a value of all parts, given what is in use; the error is in words.
+type Make<T> = Box<dyn Fn(&[&[Vec<u8>]], Option<Before<'_, T>>) -> Result<T, String> + Send + Sync>;
+
+/// What is in use when a value is made.
+pub(super) struct Before<'a, T> {
+    pub(super) value: &'a T,
+    /// Of each part, whether what was read of it is another, or nothing, and is left out here.
+    pub(super) left: &'a [bool],
+}
 
 /// A value parsed from some sources. A clone is the same one.
 pub(crate) struct Kept<T>(Arc<Shared<T>>);
@@ -123,7 +130,7 @@ impl<T: Send + Sync + 'static> Kept<T> {
     pub(super) fn new(
         what: &'static str,
         sources: Vec<Vec<Source>>,
-        make: impl Fn(&[&[Vec<u8>]], Option<&T>) -> Result<T, String> + Send + Sync + 'static,
+        make: impl Fn(&[&[Vec<u8>]], Option<Before<'_, T>>) -> Result<T, String> + Send + Sync + 'static,
     ) -> Result<Self, String> {
         let read: Vec<_> = sources.iter().map(|part| read_all(part)).collect();
         let hasher = RandomState::new();
@@ -247,7 +254,9 @@ impl<T> Shared<T> {
             if parts.iter().copied().eq(used) {
                 continue;
             }
-            match (self.make)(&parts, Some(&**before)) {
+            let is_other = |at: usize| read[at].as_ref().ok() != Some(&used[at]);
+            let left: Vec<_> = (0..read.len()).map(|at| !is_taken(at) && is_other(at)).collect();
+            match (self.make)(&parts, Some(Before { value: &before, left: &left })) {
                 Ok(value) => {
                     return (
                         Some((value, parts.iter().map(|part| part.to_vec()).collect())),

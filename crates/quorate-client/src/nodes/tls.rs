@@ -18,7 +18,7 @@ use std::time::Duration;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::GaiResolver;
 use hyper_util::rt::TokioIo;
-use rustls::client::{ClientConfig, WebPkiServerVerifier};
+use rustls::client::{ClientConfig, Resumption, WebPkiServerVerifier};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -32,9 +32,9 @@ use tonic::transport::Uri;
 use tower::ServiceExt as _;
 
 use crate::nodes::dial::CONNECT_WITHIN;
-use crate::nodes::files::{Kept, Source};
+use crate::nodes::files::{Before, Kept, Source};
 use crate::nodes::tls::der::is_authority;
-use crate::nodes::tls::lists::Ages;
+use crate::nodes::tls::lists::InUse;
 use crate::nodes::tls::watched::Watched;
 
 /// What nodes speak (gRPC is HTTP/2).
@@ -48,7 +48,8 @@ const FIRST_WORD_WITHIN: Duration = Duration::from_millis(200);
 /// Files are looked at every 10 s and whenever a node is dialled, by their content; so certificates
 /// are replaced, and CAs added or taken away, without a restart. What cannot be used, as a key that
 /// is not the certificate's, changes nothing until it can, and holds nothing else back: the CAs,
-/// the lists, and the certificate with its key are taken independently.
+/// the lists, and the certificate with its key are taken independently. One exception: while lists
+/// cannot be used, no CA is added, since they may be its own.
 ///
 /// ```no_run
 /// use quorate_client::{Client, Tls};
@@ -92,7 +93,8 @@ impl Tls {
     /// Refuses the certificates on the lists in this PEM file, too: at most one list of each CA,
     /// signed by it. A CA without one has revoked nothing. A list whose next one is overdue stays
     /// in use; one that is older than the one before is refused. Lists of CAs that are not trusted
-    /// here may stand beside those of CAs that are, as nodes have them.
+    /// here may stand beside those of CAs that are, as nodes have them; one that was there stays in
+    /// use until the client starts again, unless a newer one comes.
     ///
     /// A new list ends the connections to those whose certificates it has, also where calls and
     /// watches are under way: they go on with other nodes. So does a CA that is taken away, and the
@@ -152,11 +154,12 @@ impl Tls {
         // What is revoked goes before whom to trust, and that before who this client is.
         let sources = vec![self.lists, self.cas, own.collect()];
         let named = sources.clone();
-        let make = move |parts: &[&[Vec<u8>]], before: Option<&Loaded>| {
+        let make = move |parts: &[&[Vec<u8>]], before: Option<Before<'_, Loaded>>| {
             let given = |at: usize| -> Vec<Given<'_>> {
                 named[at].iter().zip(parts[at].iter().map(Vec::as_slice)).collect()
             };
-            load(&given(1), &given(0), &given(2), before.map(|before| &before.ages))
+            let before = before.map(|Before { value, left }| (value, left[0]));
+            load(&given(1), &given(0), &given(2), before)
         };
         let kept = Kept::new("the client's certificates", sources, make)?;
         let tcp = tcp(GaiResolver::new(), CONNECT_WITHIN);
@@ -177,31 +180,37 @@ type Given<'a> = (&'a Source, &'a [u8]);
 struct Loaded {
     config: Arc<ClientConfig>,
     verifier: Arc<WebPkiServerVerifier>,
-    /// Of the revocation lists.
-    ages: Ages,
+    roots: Arc<RootCertStore>,
+    lists: InUse,
 }
 
-/// `own`: a certificate and its key, or nothing; `before`: of the lists that are in use.
+/// `own`: a certificate and its key, or nothing; `before`: what is in use, and whether other lists
+/// than its own are there, which cannot be used.
 fn load(
     cas: &[Given<'_>],
     crls: &[Given<'_>],
     own: &[Given<'_>],
-    before: Option<&Ages>,
+    before: Option<(&Loaded, bool)>,
 ) -> Result<Loaded, String> {
     // Whatever provider the program has installed, or none: this is the one that is tested.
     let provider = Arc::new(ring::default_provider());
-    let roots = roots(cas)?;
+    let roots = Arc::new(roots(cas)?);
+    // Those may say whom the new CA has revoked.
+    let adds = |to: &Loaded| roots.roots.iter().any(|root| !to.roots.roots.contains(root));
+    if before.is_some_and(|(before, has_bad_lists)| has_bad_lists && adds(before)) {
+        return Err("a CA that is new waits for revocation lists that can be used".to_owned());
+    }
     let own = match own {
         [certificate, key] => Some((*certificate, *key, identity(*certificate, *key)?)),
         _ => None,
     };
     let between = own.iter().flat_map(|(_, _, (chain, _))| chain.iter().skip(1));
     let trusted = lists::authorities(&roots, between);
-    let lists = revoked(crls)?;
-    let ages = lists::check(&lists, &trusted, before, &provider)?;
+    let before = before.map(|(before, _)| &before.lists);
+    let lists = lists::check(&revoked(crls)?, &trusted, before, &provider)?;
     // As nodes do it: whose CA has no list is not revoked, and an old list is better than none.
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-        .with_crls(lists.into_iter().map(|(_, _, list)| list))
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone())
+        .with_crls(lists.values().map(|list| list.der.clone()))
         .allow_unknown_revocation_status()
         .build()
         .map_err(|error| error.to_string())?;
@@ -221,7 +230,9 @@ fn load(
         None => config.with_no_client_auth(),
     };
     config.alpn_protocols = vec![ALPN.to_vec()];
-    Ok(Loaded { config: Arc::new(config), verifier, ages })
+    // A node whose session goes on shows no certificate again: that one may have ended.
+    config.resumption = Resumption::disabled();
+    Ok(Loaded { config: Arc::new(config), verifier, roots, lists })
 }
 
 fn roots(cas: &[Given<'_>]) -> Result<RootCertStore, String> {

@@ -9,7 +9,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::{Request, Status};
 
-use crate::nodes::files::{Kept, Source};
+use crate::nodes::files::{Before, Kept, Source};
 
 /// Nodes take no larger one.
 const TOKEN_BYTES_MAX: usize = 8 * 1024;
@@ -31,7 +31,7 @@ impl TokenSource {
     /// What is wrong, in words that do not have the token.
     pub(crate) fn load(self) -> Result<Token, String> {
         let named = self.0.clone();
-        let make = move |parts: &[&[Vec<u8>]], _: Option<&MetadataValue<Ascii>>| {
+        let make = move |parts: &[&[Vec<u8>]], _: Option<Before<'_, MetadataValue<Ascii>>>| {
             header(&parts[0][0]).map_err(|fault| format!("{named}: {fault}"))
         };
         Kept::new("the token", vec![vec![self.0]], make).map(Token)

@@ -31,10 +31,11 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use crate::config;
 use crate::error::with_causes;
 use crate::net::Net;
+use crate::net::tls::error::Problem;
 use crate::net::tls::files::{Lists, Loaded};
 use crate::net::tls::told::Told;
 use crate::net::tls::verify::NodeVerifier;
-use crate::runtime::Reads;
+use crate::runtime::{Reads, blocking};
 use crate::wall;
 
 pub(crate) use accept::{Secured, Security, TellsRefused};
@@ -122,10 +123,17 @@ impl Tls {
     }
 
     /// Reads the files again, and takes what they have if it has changed and can be used.
-    pub(crate) async fn reload(&self) {
+    pub(crate) async fn reload(self: &Arc<Self>) {
         let used = self.used.load_full();
         let (fault, is_new) = match files::read(&self.files, &self.reads, Some(&used)).await {
-            Ok((read, fault)) => self.take(&read, fault),
+            // Of large files, and where some are bad, that takes its time.
+            Ok((read, fault)) => {
+                let tls = self.clone();
+                blocking(move || tls.take(&read, fault)).await.unwrap_or_else(|panicked| {
+                    let problem = Problem::Read(panicked.into());
+                    (Some(TlsError { path: self.files.ca.clone(), problem }), false)
+                })
+            }
             Err(error) => (Some(error), false),
         };
         let mut refusal = self.refusal.lock().expect("invariant: nothing panics under this lock");
@@ -185,7 +193,7 @@ impl Tls {
         let mut fault = None;
         let before = self.loaded.load();
         for (read, lists) in read.newest(used) {
-            let is_used = lists == Lists::Kept || !before.leaves_lists;
+            let is_used = lists == Lists::Kept || !before.has_foreign_lists;
             if read == *used && is_used {
                 continue;
             }
@@ -285,7 +293,7 @@ impl Tls {
                     timeout(DIAL_HANDSHAKE, connector.connect(name.clone(), stream)).await;
                 let late = || io::Error::new(io::ErrorKind::TimedOut, "no TLS handshake in time");
                 let stream = handshake.map_err(|_elapsed| late())??;
-                Ok::<_, io::Error>(TokioIo::new(tls.watched(stream, node, name, loaded.set)))
+                tls.watched(stream, node, name, loaded.set).map(TokioIo::new)
             }
         }))
     }

@@ -12,11 +12,14 @@ const OID: u8 = 0x06;
 const UTC_TIME: u8 = 0x17;
 const TIME: u8 = 0x18;
 const SEQUENCE: u8 = 0x30;
+const SET: u8 = 0x31;
 /// Where extensions stand: the field `[0]` of a list, `[3]` of a certificate.
 const OF_LIST: u8 = 0xa0;
 const OF_CERTIFICATE: u8 = 0xa3;
 
-/// `id-ce-basicConstraints` (2.5.29.19) and `id-ce-cRLNumber` (2.5.29.20).
+/// `id-at-commonName` (2.5.4.3), `id-ce-basicConstraints` (2.5.29.19) and `id-ce-cRLNumber`
+/// (2.5.29.20).
+const COMMON_NAME: [u8; 3] = [0x55, 0x04, 0x03];
 const BASIC_CONSTRAINTS: [u8; 3] = [0x55, 0x1d, 0x13];
 const CRL_NUMBER: [u8; 3] = [0x55, 0x1d, 0x14];
 
@@ -28,6 +31,16 @@ pub(super) fn is_authority(mut certificate: &[u8]) -> bool {
         take(&mut take(&mut constraints, SEQUENCE)?, BOOLEAN)
     };
     says() == Some(&[0xff])
+}
+
+/// The common name in a subject, of which these are the parts, for messages.
+pub(super) fn common_name(mut subject: &[u8]) -> Option<String> {
+    loop {
+        let mut pair = take(&mut take(&mut subject, SET)?, SEQUENCE)?;
+        if take(&mut pair, OID)? == COMMON_NAME {
+            return String::from_utf8(element(&mut pair)?.1.to_vec()).ok();
+        }
+    }
 }
 
 /// How new a revocation list is.

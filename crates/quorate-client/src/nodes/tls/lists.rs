@@ -4,7 +4,8 @@
 //!
 //! Nodes know CAs that a client does not: one for the nodes among themselves, one between their
 //! certificates and the CA that is trusted. A list of such a CA waits: handshakes look for a list
-//! by the CA that a node shows, and verify it then.
+//! by the CA that a node shows, and verify it then. Once it is in use, only a newer one takes its
+//! place: nobody here knows whether that CA is gone, or the file was read half written.
 
 use std::collections::BTreeMap;
 
@@ -19,8 +20,14 @@ use crate::nodes::tls::der::{self, Age, Signed};
 /// A list, with the source that it stands in and its number there.
 pub(super) type Named<'a> = (&'a Source, usize, CertificateRevocationListDer<'static>);
 
-/// How new the lists are that are in use, by their CAs' subjects.
-pub(super) type Ages = BTreeMap<Vec<u8>, Age>;
+/// The lists that are in use, by their CAs' subjects.
+pub(super) type InUse = BTreeMap<Vec<u8>, List>;
+
+#[derive(Debug, Clone)]
+pub(super) struct List {
+    age: Age,
+    pub(super) der: CertificateRevocationListDer<'static>,
+}
 
 /// The keys of the CAs whose lists are taken, by subject: while a CA is replaced, two may have the
 /// same name.
@@ -41,21 +48,22 @@ pub(super) fn authorities<'a>(
     authorities
 }
 
-/// `before`: those in use.
+/// Those that are in use from now on. `before`: those in use until now.
 ///
 /// # Errors
 /// One is of a trusted CA and not signed by it; it goes back behind the one before, by which
-/// something would be trusted again that was revoked; or it is missing, which does the same; or
+/// something would be trusted again that was revoked; or it is missing, which does the same (one of
+/// a CA that is not trusted stays instead, as that CA may be gone, and the file is good); or
 /// there are two of one CA, of which handshakes would look at the first. Or, where there were none
 /// before, none is of a trusted CA: whoever starts with the wrong file is not to believe that it
 /// does something. Later, that would only keep a CA trusted whose list has gone with it.
 pub(super) fn check(
     lists: &[Named<'_>],
     trusted: &Authorities,
-    before: Option<&Ages>,
+    before: Option<&InUse>,
     provider: &CryptoProvider,
-) -> Result<Ages, String> {
-    let mut ages = Ages::new();
+) -> Result<InUse, String> {
+    let mut in_use = InUse::new();
     let mut known = 0;
     for (source, number, der) in lists {
         let fault = |what: &str| format!("{source}: list {number} in it {what}");
@@ -65,17 +73,18 @@ pub(super) fn check(
         match trusted.get(list.issuer()) {
             None => tracing::warn!(
                 list = fault("is of no CA that this client trusts"),
-                "it counts only for nodes that show its CA below a trusted one"
+                "it counts only for nodes that show its CA below a trusted one; whether that CA signed it is seen only then"
             ),
             Some(keys) if keys.iter().any(|key| is_signed(der, key, provider)) => known += 1,
             Some(_) => return Err(fault("is not signed by the CA of which it says it is")),
         }
         let age = der::age(der).ok_or_else(|| fault("says no time"))?;
         let used = before.and_then(|before| before.get(list.issuer()));
-        if used.is_some_and(|used| age.is_before(used)) {
+        if used.is_some_and(|used| age.is_before(&used.age)) {
             return Err(fault("is older than the one in use"));
         }
-        if ages.insert(list.issuer().to_vec(), age).is_some() {
+        let one = List { age, der: der.clone() };
+        if in_use.insert(list.issuer().to_vec(), one).is_some() {
             return Err(fault(
                 "is of the same CA as one before it, and only one is looked at: keep the newest",
             ));
@@ -87,11 +96,21 @@ pub(super) fn check(
              together, also a CA that is between them and the nodes' certificates"
         ));
     }
-    let mut of_now = before.into_iter().flatten().filter(|(of, _)| trusted.contains_key(*of));
-    match of_now.find(|(of, _)| !ages.contains_key(*of)) {
-        Some(_) => Err("a revocation list that is in use is not there any more".to_owned()),
-        None => Ok(ages),
+    for (issuer, list) in before.into_iter().flatten() {
+        if in_use.contains_key(issuer) {
+            continue;
+        }
+        let of = der::common_name(issuer).unwrap_or_else(|| "a CA".to_owned());
+        if trusted.contains_key(issuer) {
+            return Err(format!("the revocation list of {of:?}, in use, is not there any more"));
+        }
+        tracing::warn!(
+            of,
+            "a revocation list of a CA that this client does not trust is not there any more: it stays in use until the client starts again"
+        );
+        in_use.insert(issuer.clone(), list.clone());
     }
+    Ok(in_use)
 }
 
 /// Whether a list is signed with this key, by an algorithm that handshakes take, too.
@@ -116,7 +135,8 @@ mod tests {
     use rustls::client::danger::ServerCertVerifier as _;
     use rustls::pki_types::ServerName;
 
-    use crate::nodes::tls::Tls;
+    use super::*;
+    use crate::nodes::tls::{Encryption, Tls};
 
     struct Authority {
         certificate: Certificate,
@@ -189,16 +209,62 @@ mod tests {
         let root = Authority::new("root", None);
         let between = Authority::new("between", Some(&root));
         let lists = format!("{}{}", root.revokes(1), between.revokes(7));
-        let tls = Tls::new().ca_pem(root.certificate.pem()).crl_pem(lists);
-        let loaded = tls.load().unwrap().kept.now();
+        let tls = Tls::new().ca_pem(root.certificate.pem()).crl_pem(lists).load().unwrap();
+        assert_eq!([7, 8].map(|serial| is_revoked(&tls, &between, serial)), [true, false]);
+    }
+
+    /// Whether a node of this CA is refused for that.
+    fn is_revoked(tls: &Encryption, of: &Authority, serial: u64) -> bool {
+        let (loaded, name) = (tls.kept.now(), ServerName::try_from("a").unwrap());
         let now = loaded.config.time_provider.current_time().unwrap();
-        let name = ServerName::try_from("a").unwrap();
-        let verify = |serial| {
-            let (node, chain) = (between.node(serial), [between.certificate.der().clone()]);
-            loaded.verifier.verify_server_cert(node.der(), &chain, &name, &[], now).map(drop)
-        };
+        let (node, chain) = (of.node(serial), [of.certificate.der().clone()]);
+        let verified = loaded.verifier.verify_server_cert(node.der(), &chain, &name, &[], now);
         let revoked = rustls::Error::InvalidCertificate(CertificateError::Revoked);
-        assert_eq!((verify(7), verify(8)), (Err(revoked), Ok(())));
+        match verified {
+            Ok(_) => false,
+            Err(error) => error == revoked || panic!("{error}"),
+        }
+    }
+
+    /// A file that was read when its first list was written, or an operator who has forgotten one.
+    /// What is new in it counts, and what it lacks stays.
+    #[tokio::test]
+    async fn a_list_of_a_ca_between_stays_when_it_is_not_there_any_more() {
+        let root = Authority::new("root", None);
+        let between = Authority::new("between", Some(&root));
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("lists");
+        let both = format!("{}{}", root.revokes(1), between.revokes(7));
+        std::fs::write(&file, both).unwrap();
+        let tls = Tls::new().ca_pem(root.certificate.pem()).crl_file(&file).load().unwrap();
+        assert!(is_revoked(&tls, &between, 7) && !is_revoked(&tls, &root, 2));
+        for (what, lists, of_between) in [
+            ("its own is gone", root.revokes(2), [true, false]),
+            ("and stays so", root.revokes(2) + "\n", [true, false]),
+            ("a newer one", format!("{}{}", root.revokes(2), between.revokes(8)), [false, true]),
+        ] {
+            std::fs::write(&file, lists).unwrap();
+            tls.kept.reread().await;
+            assert!(is_revoked(&tls, &root, 2), "{what}: what is new");
+            let found = [7, 8].map(|serial| is_revoked(&tls, &between, serial));
+            assert_eq!(found, of_between, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_ca_has_a_name_in_messages() {
+        let anchor = Authority::new("between", None);
+        let anchor = anchor_from_trusted_cert(anchor.certificate.der()).unwrap().to_owned();
+        let subject = anchor.subject.to_vec();
+        // Another field before it, of a name of as many bytes.
+        let other = [&subject[..8], b"\x0a", &subject[9..]].concat();
+        assert_eq!(der::common_name(&subject).as_deref(), Some("between"));
+        assert_eq!(der::common_name(&other), None);
+        let second = [other, subject.clone()].concat();
+        assert_eq!(der::common_name(&second).as_deref(), Some("between"));
+        for cut in 0..subject.len() {
+            assert_eq!(der::common_name(&subject[..cut]), None, "{cut} bytes of it");
+        }
     }
 
     /// While a CA is replaced, files come one by one. A list that stays behind keeps none in use.

@@ -177,7 +177,7 @@ async fn a_list_goes_forward_only() {
         changes += u64::from(is_taken);
         assert_eq!(tls.kept.changes(), changes, "{what}");
     }
-    // With its CA, a list goes, too.
+    // With its CA, a list may go, too.
     put("ca", &ours.pem);
     put("lists", &ours.list(257, 2050));
     tls.kept.reread().await;
@@ -252,9 +252,16 @@ async fn a_bad_file_holds_back_no_other() {
     assert!(files.trusts(&of_coming) && !files.trusts(&stolen));
     files.put([("ca", &both)]).await;
     assert!(files.trusts(&of_leaving) && !files.trusts(&of_coming));
-    files.put([("lists", &revoked[..100]), ("ca", &new)]).await;
-    assert!(!files.trusts(&of_leaving) && files.trusts(&of_coming), "half a list: the CAs count");
+    files.put([("lists", &revoked[..100]), ("ca", &ours.pem)]).await;
+    assert!(!files.trusts(&of_leaving) && files.trusts(&other), "half a list: a CA that goes");
     assert!(!files.trusts(&stolen), "half a list: what was revoked stays so");
+    files.put([("ca", &new)]).await;
+    assert!(!files.trusts(&of_coming), "half a list: whom a new CA has revoked is not known");
+    std::fs::remove_file(files.dir.path().join("lists")).unwrap();
+    files.put([]).await;
+    assert!(!files.trusts(&of_coming), "no list: nor here");
+    files.put([("lists", &revoked)]).await;
+    assert!(files.trusts(&of_coming) && !files.trusts(&stolen), "a new CA does not wait for ever");
 
     // Lists that are new and fit those before count at once, and so does the CA that goes.
     files.put([("ca", &both), ("lists", &lists(&ours.list_with(2, 2020, &[7])))]).await;

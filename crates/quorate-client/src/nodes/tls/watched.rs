@@ -122,6 +122,7 @@ impl AsyncWrite for Watched {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
     use std::sync::Arc;
     use std::time::UNIX_EPOCH;
 
@@ -171,22 +172,33 @@ mod tests {
             (TcpListener::bind("127.0.0.1:0").await.unwrap(), TlsAcceptor::from(Arc::new(config)))
         }
 
-        async fn connect(&self, kept: &Kept<Loaded>, ends: Duration) -> Watched {
+        /// Where it answers.
+        async fn serve(&self, ends: Duration) -> SocketAddr {
             let (listener, acceptor) = self.node(ends).await;
             let address = listener.local_addr().unwrap();
             tokio::spawn(async move {
-                let (stream, _) = listener.accept().await.unwrap();
-                let mut stream = acceptor.accept(stream).await.unwrap();
-                while let Ok(byte) = stream.read_u8().await {
-                    stream.write_u8(byte).await.unwrap();
+                loop {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+                    while let Ok(byte) = stream.read_u8().await {
+                        stream.write_u8(byte).await.unwrap();
+                    }
                 }
             });
-            let name = ServerName::try_from("a").unwrap();
-            let tcp = TcpStream::connect(address).await.unwrap();
-            let connector = TlsConnector::from(kept.now().config.clone());
-            let stream = connector.connect(name.clone(), tcp).await.unwrap();
-            Watched::new(stream, name, kept.clone(), kept.changes())
+            address
         }
+
+        async fn connect(&self, kept: &Kept<Loaded>, ends: Duration) -> Watched {
+            dial(kept, self.serve(ends).await).await.unwrap()
+        }
+    }
+
+    async fn dial(kept: &Kept<Loaded>, address: SocketAddr) -> io::Result<Watched> {
+        let name = ServerName::try_from("a").unwrap();
+        let tcp = TcpStream::connect(address).await.unwrap();
+        let connector = TlsConnector::from(kept.now().config.clone());
+        let stream = connector.connect(name.clone(), tcp).await?;
+        Ok(Watched::new(stream, name, kept.clone(), kept.changes()))
     }
 
     fn since_1970() -> Duration {
@@ -223,6 +235,25 @@ mod tests {
         };
         assert!(since_1970() >= until, "not before");
         assert!(ended.to_string().contains("expired"), "{ended}");
+    }
+
+    /// A session that goes on would not be verified. Servers hand out tickets for one by default.
+    #[tokio::test]
+    async fn a_node_is_not_believed_again_after_its_certificate() {
+        let ours = Authority::new("ours");
+        let kept = Tls::new().ca_pem(ours.pem.as_str()).load().unwrap().kept;
+        let until = since_1970() + Duration::from_secs(2);
+        let address = ours.serve(until).await;
+        let deadline = Instant::now() + SOON;
+        let refused = loop {
+            match dial(&kept, address).await {
+                Err(refused) => break refused,
+                Ok(mut connection) => assert_eq!(hears(&mut connection).await.unwrap(), 7),
+            }
+            assert!(Instant::now() < deadline, "it goes on");
+        };
+        assert!(since_1970() >= until, "not before");
+        assert!(refused.to_string().contains("expired"), "{refused}");
     }
 
     #[tokio::test]

@@ -110,7 +110,7 @@ impl Security {
         let stream = TlsAcceptor::from(config.clone()).accept(connection).await?;
         let certificate = tls.certificate(stream.get_ref().1.peer_certificates())?;
         let node = certificate.as_ref().and_then(|id| id.node(&tls.cluster));
-        let shown = Shown::new(stream.get_ref().1.peer_certificates(), loaded.set);
+        let shown = Shown::new(stream.get_ref().1.peer_certificates(), loaded.set)?;
         line.identify(certificate, node, shown);
         if let (Self::Peers(..), None) = (self, node) {
             let problem = format!("its certificate is of no node of the cluster {:?}", tls.cluster);

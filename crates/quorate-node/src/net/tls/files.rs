@@ -62,8 +62,8 @@ pub(super) struct Loaded {
     pub(super) unfit: Option<TlsError>,
     /// How new its revocation lists are, by their authorities' subjects.
     lists: BTreeMap<Vec<u8>, ListAge>,
-    /// The file with lists has some that do not count: their authorities are trusted no more.
-    pub(super) leaves_lists: bool,
+    /// Some of these lists are of authorities that are not trusted here any more.
+    pub(super) has_foreign_lists: bool,
     /// Sets are numbered as they come into use.
     pub(super) set: u64,
 }
@@ -131,9 +131,10 @@ const PARTS: [Part; 4] = [
 /// Which revocation lists count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lists {
-    /// All of the file: each has to be of an authority that is trusted.
+    /// Those of the file: each has to be of an authority that is trusted.
     Newest,
-    /// Of those in use, the ones of authorities that are trusted still.
+    /// Those in use, all of them: an authority that is trusted no more may still stand below one
+    /// that is, and handshakes pass over the lists of others.
     Kept,
 }
 
@@ -150,25 +151,42 @@ impl Read {
     /// parts as fit together, and the rest as it is in use. What is revoked goes before whom to
     /// trust, and that before what this node shows.
     pub(super) fn newest(&self, used: &Self) -> Vec<(Self, Lists)> {
-        let changes = |part: &Part| {
+        let with = |part: &Part| {
             let mut with = used.clone();
             part(&mut with, self);
-            with != *used
+            with
         };
-        let parts: Vec<Part> = PARTS.into_iter().filter(changes).collect();
-        let mut sets = Vec::new();
-        for lists in [Lists::Newest, Lists::Kept] {
-            for set in (0..1_u32 << parts.len()).rev() {
-                let mut taken = used.clone();
-                if lists == Lists::Newest {
-                    taken.crl.clone_from(&self.crl);
-                }
-                let of_set = (0..).zip(&parts).filter(|(at, _)| set >> at & 1 == 1);
-                of_set.for_each(|(_, part)| part(&mut taken, self));
-                sets.push((taken, lists));
-            }
+        let mut parts: Vec<Part> = PARTS.into_iter().filter(|part| with(part) != *used).collect();
+        let newest = Self { crl: self.crl.clone(), ..used.clone() };
+        let mut sets = self.sets(&newest, &parts, Lists::Newest);
+        if !used.crl.is_empty() {
+            // Who is to be trusted from now on may have revoked somebody in lists that are bad. Who
+            // is not to be trusted any more does not wait for them.
+            parts.retain(|part| self.crl == used.crl || !with(part).trusts_more(used));
+            sets.extend(self.sets(used, &parts, Lists::Kept));
         }
         sets
+    }
+
+    /// `with` each choice of these parts, the largest first.
+    fn sets(&self, with: &Self, parts: &[Part], lists: Lists) -> Vec<(Self, Lists)> {
+        let set = |set: u32| {
+            let mut taken = with.clone();
+            let of_set = (0..).zip(parts).filter(|(at, _)| set >> at & 1 == 1);
+            of_set.for_each(|(_, part)| part(&mut taken, self));
+            (taken, lists)
+        };
+        (0..1_u32 << parts.len()).rev().map(set).collect()
+    }
+
+    /// Whether it has an authority that the other has not.
+    fn trusts_more(&self, than: &Self) -> bool {
+        // What cannot be read is not taken anyway.
+        let read = |pem: &[u8]| certificates(pem).unwrap_or_default();
+        [(&self.ca, &than.ca), (&self.peer_ca, &than.peer_ca)].into_iter().any(|(new, before)| {
+            let before = read(before);
+            read(new).iter().any(|authority| !before.contains(authority))
+        })
     }
 }
 
@@ -205,11 +223,13 @@ pub(super) async fn read(
             (read, _) => read,
         }
     };
+    // Lists that cannot be read are as bad ones: nobody is trusted anew meanwhile.
+    let no_lists = Vec::new();
     let read = Read {
         cert: one(Some(&files.cert), used.map(|used| &used.cert)).await?,
         key: one(Some(&files.key), used.map(|used| &used.key)).await?,
         ca: one(Some(&files.ca), used.map(|used| &used.ca)).await?,
-        crl: one(files.crl.as_ref(), used.map(|used| &used.crl)).await?,
+        crl: one(files.crl.as_ref(), used.map(|_| &no_lists)).await?,
         peer_ca: one(files.peer_ca.as_ref(), used.map(|used| &used.peer_ca)).await?,
         peer_cert: one(files.peer_cert.as_ref(), used.map(|used| &used.peer_cert)).await?,
         peer_key: one(files.peer_key.as_ref(), used.map(|used| &used.peer_key)).await?,
@@ -239,7 +259,7 @@ pub(super) fn load(
     files: &config::Tls,
     cluster: &str,
     node: NodeId,
-    (read, lists): (&Read, Lists),
+    (read, which): (&Read, Lists),
     before: Option<(&Loaded, &Read)>,
 ) -> Result<Loaded, TlsError> {
     let owned = Owned::read(files, read)?;
@@ -252,10 +272,14 @@ pub(super) fn load(
     };
     let between = owned.all().flat_map(|own| own.cert.iter().skip(1));
     let trusted = lists::authorities(&[&ca, &peer_ca], between);
-    let (crls, leaves_lists) = counting(files, read, lists, &trusted)?;
-    let lists = lists::check(&crls, &trusted, before.map(|(before, _)| &before.lists));
     let of_lists = failed(files.crl.as_ref().unwrap_or(&files.ca));
+    let crls = match &files.crl {
+        Some(_) => revoked(&read.crl).map_err(&of_lists)?,
+        None => Vec::new(),
+    };
+    let lists = lists::check(&crls, &trusted, which, before.map(|(before, _)| &before.lists));
     let lists = lists.map_err(|error| of_lists(error.into()))?;
+    let has_foreign_lists = lists.keys().any(|issuer| !trusted.contains_key(issuer));
     let nodes = servers(peer_ca.clone(), &crls).map_err(failed(peer_ca_path))?;
     let unless_shown = |fits: Result<(), TlsError>, to_nodes| {
         unless_shown(
@@ -296,26 +320,9 @@ pub(super) fn load(
         lifetime,
         unfit,
         lists,
-        leaves_lists,
+        has_foreign_lists,
         set: before.map_or(0, |(before, _)| before.set + 1),
     })
-}
-
-/// The lists that count, and whether others are in the file.
-fn counting(
-    files: &config::Tls,
-    read: &Read,
-    which: Lists,
-    trusted: &lists::Authorities,
-) -> Result<(Vec<CertificateRevocationListDer<'static>>, bool), TlsError> {
-    let Some(path) = &files.crl else { return Ok((Vec::new(), false)) };
-    let mut crls = revoked(&read.crl).map_err(failed(path))?;
-    let in_file = crls.len();
-    if which == Lists::Kept {
-        lists::leave(&mut crls, trusted);
-    }
-    let others = crls.len() < in_file;
-    Ok((crls, others))
 }
 
 fn failed(path: &Path) -> impl Fn(Problem) -> TlsError {

@@ -1,5 +1,6 @@
-//! How long a certificate is good that was shown when a connection began: until it ends, or until
-//! new files name it as revoked or do not trust its authority any more. In both directions.
+//! How long a certificate is good that was shown when a connection began: until it ends, or one
+//! between it and its authority, or until new files name it as revoked or do not trust its
+//! authority any more. In both directions.
 
 use std::io;
 use std::pin::Pin;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use quorate_log::NodeId;
+use rustls::CertificateError;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::sleep;
@@ -20,7 +22,8 @@ use crate::net::tls::files::Loaded;
 use crate::net::tls::{Tls, der, wall_time};
 use crate::wall::{self, Seconds};
 
-/// The end of a certificate is looked for so often at least: the wall clock that says so may jump.
+/// The end of a certificate is looked for so often at least: the wall clock that says so may jump,
+/// and that one between it and its authority ends is seen by verifying the chain again.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// A connection begins to end this long before the certificate does, so that calls under way can
@@ -33,6 +36,7 @@ const REVOKED_GRACE: Duration = Duration::from_secs(1);
 /// What the other end of a connection has shown.
 #[derive(Debug)]
 pub(crate) struct Shown {
+    /// Behind the first may stand what is not needed, and nobody has verified.
     chain: Vec<CertificateDer<'static>>,
     /// When the first of them ends.
     until: Seconds,
@@ -49,14 +53,16 @@ pub(crate) struct Outlived {
 
 impl Shown {
     /// `None`: nothing was shown.
-    pub(super) fn new(chain: Option<&[CertificateDer<'_>]>, set: u64) -> Option<Self> {
-        let chain: Vec<_> =
-            chain?.iter().map(|certificate| certificate.clone().into_owned()).collect();
-        let ends = |of: &CertificateDer<'_>| Some(der::lifetime(of)?.not_after);
-        // Behind the first may stand what nobody has verified.
-        let (leaf, rest) = chain.split_first()?;
-        let until = rest.iter().filter_map(ends).chain([ends(leaf).unwrap_or(0)]).min()?;
-        Some(Self { chain, until, set })
+    ///
+    /// # Errors
+    /// It cannot be read when it ends.
+    pub(super) fn new(chain: Option<&[CertificateDer<'_>]>, set: u64) -> io::Result<Option<Self>> {
+        let Some(chain) = chain.filter(|chain| !chain.is_empty()) else { return Ok(None) };
+        let unread =
+            || io::Error::new(io::ErrorKind::InvalidData, "its certificate says no end to read");
+        let until = der::lifetime(&chain[0]).ok_or_else(unread)?.not_after;
+        let chain = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
+        Ok(Some(Self { chain, until, set }))
     }
 }
 
@@ -84,27 +90,37 @@ impl Tls {
             tokio::select! {
                 // Its sender is here: it does not end before.
                 _ = changes.wait_for(|newest| *newest != set) => {}
-                () = sleep(leaves_in.min(LOOK_AGAIN)) => continue,
+                () = sleep(leaves_in.min(LOOK_AGAIN)) => if rest.is_empty() { continue },
             }
             let loaded = self.loaded.load_full();
             set = loaded.set;
-            if let Err(error) = verify(&loaded, leaf, rest) {
-                let why = format!("its certificate is not taken any more: {error}");
-                return Outlived { why, grace: REVOKED_GRACE };
+            match verify(&loaded, leaf, rest) {
+                // It was valid before: the clock went back.
+                Ok(())
+                | Err(rustls::Error::InvalidCertificate(
+                    CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+                )) => {}
+                Err(error) => {
+                    let why = format!("its certificate is not taken any more: {error}");
+                    return Outlived { why, grace: REVOKED_GRACE };
+                }
             }
         }
     }
 
     /// A connection that this node has dialled, which breaks when the certificate of the node there
     /// is not good any more.
+    ///
+    /// # Errors
+    /// It cannot be read when that one ends.
     pub(super) fn watched(
         self: &Arc<Self>,
         stream: TlsStream<Connection>,
         node: Option<NodeId>,
         name: ServerName<'static>,
         set: u64,
-    ) -> Watched {
-        let shown = Shown::new(stream.get_ref().1.peer_certificates(), set);
+    ) -> io::Result<Watched> {
+        let shown = Shown::new(stream.get_ref().1.peer_certificates(), set)?;
         let tls = self.clone();
         let outlived = async move {
             let Some(shown) = shown else { return std::future::pending().await };
@@ -115,7 +131,7 @@ impl Tls {
                 };
             tls.outlived(&shown, verify).await
         };
-        Watched { stream, outlived: Some(outlived.boxed()) }
+        Ok(Watched { stream, outlived: Some(outlived.boxed()) })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Lists of revoked certificates, as they come into use: each is of an authority that is trusted
 //! here, signed by it, and not older than the one before. Handshakes would refuse a list that is
-//! not, and with it everybody.
+//! not, and with it everybody. One that is in use stays so when its authority is trusted no more.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use x509_parser::x509::AlgorithmIdentifier;
 
 use crate::net::tls::der::ListAge;
 use crate::net::tls::error::ListError;
-use crate::net::tls::files::provider;
+use crate::net::tls::files::{Lists, provider};
 use crate::net::tls::verify;
 use crate::wall::Seconds;
 
@@ -49,14 +49,6 @@ fn name(issuer: &[u8]) -> String {
     verify::common_name(issuer).unwrap_or_else(|| "an authority".to_owned())
 }
 
-/// Leaves out the lists of authorities that are not trusted: with its authority, a list goes.
-pub(super) fn leave(crls: &mut Vec<CertificateRevocationListDer<'static>>, trusted: &Authorities) {
-    crls.retain(|der| {
-        BorrowedCertRevocationList::from_der(der)
-            .is_ok_and(|list| trusted.contains_key(CertRevocationList::Borrowed(list).issuer()))
-    });
-}
-
 /// How new the lists are, by authority.
 ///
 /// # Errors
@@ -66,6 +58,7 @@ pub(super) fn leave(crls: &mut Vec<CertificateRevocationListDer<'static>>, trust
 pub(super) fn check(
     crls: &[CertificateRevocationListDer<'static>],
     trusted: &Authorities,
+    which: Lists,
     before: Option<&BTreeMap<Vec<u8>, ListAge>>,
 ) -> Result<BTreeMap<Vec<u8>, ListAge>, ListError> {
     let mut lists: BTreeMap<Vec<u8>, ListAge> = BTreeMap::new();
@@ -74,13 +67,14 @@ pub(super) fn check(
         let list = list.map_err(|source| ListError::Unreadable { at, source })?;
         let list = CertRevocationList::Borrowed(list);
         let issuer = list.issuer();
-        let Some(keys) = trusted.get(issuer) else {
-            return Err(ListError::Foreign { at, issuer: name(issuer) });
-        };
         let (_, parsed) =
             parse_x509_crl(der).map_err(|source| ListError::Unparsed { at, source })?;
-        if !keys.iter().any(|key| is_signed(&parsed, key)) {
-            return Err(ListError::NotSigned { at, issuer: name(issuer) });
+        match trusted.get(issuer) {
+            Some(keys) if keys.iter().any(|key| is_signed(&parsed, key)) => {}
+            Some(_) => return Err(ListError::NotSigned { at, issuer: name(issuer) }),
+            // That was looked at when it came into use.
+            None if which == Lists::Kept => {}
+            None => return Err(ListError::Foreign { at, issuer: name(issuer) }),
         }
         let age = ListAge::of(&parsed);
         if before.and_then(|before| before.get(issuer)).is_some_and(|before| age.is_before(before))
@@ -165,17 +159,19 @@ mod tests {
             let trusted = authorities(&[], [&old, &new].into_iter());
             assert_eq!(trusted.len(), 1);
             for issuer in [&of_old, &of_new] {
-                check(&[list(issuer)], &trusted, None).expect("its own");
+                check(&[list(issuer)], &trusted, Lists::Newest, None).expect("its own");
             }
-            let refused = check(&[list(&of_new), list(&stranger)], &trusted, None).unwrap_err();
+            let refused = check(&[list(&of_new), list(&stranger)], &trusted, Lists::Newest, None)
+                .unwrap_err();
             assert!(matches!(refused, ListError::NotSigned { at: 2, .. }), "{refused}");
             // An operator who appends the new one to the file.
-            let refused = check(&[list(&of_new), list(&of_new)], &trusted, None).unwrap_err();
+            let refused =
+                check(&[list(&of_new), list(&of_new)], &trusted, Lists::Newest, None).unwrap_err();
             assert!(matches!(refused, ListError::Twice { at: 2, .. }), "{refused}");
             let mut changed = list(&of_new).to_vec();
             let last = changed.len() - 1;
             changed[last] ^= 1;
-            let refused = check(&[changed.into()], &trusted, None).unwrap_err();
+            let refused = check(&[changed.into()], &trusted, Lists::Newest, None).unwrap_err();
             assert!(matches!(refused, ListError::NotSigned { at: 1, .. }), "{refused}");
         }
     }

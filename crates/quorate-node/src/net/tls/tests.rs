@@ -1,6 +1,9 @@
 //! Files that change while a node runs: what is revoked, and who is trusted, does not wait for what
 //! is bad beside it.
 
+mod between;
+mod lasting;
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,8 +18,10 @@ use tempfile::TempDir;
 use x509_parser::asn1_rs::{Any, Class, FromDer as _};
 
 use super::*;
+use crate::runtime;
 
-/// 2026-01-01 and 2028-01-01.
+/// 2019-01-01, 2026-01-01 and 2028-01-01.
+const IN_2019: u64 = 1_546_300_800;
 const IN_2026: u64 = 1_767_225_600;
 const IN_2028: u64 = 1_830_297_600;
 
@@ -27,11 +32,25 @@ struct Authority {
 
 impl Authority {
     fn new(name: &str) -> Self {
+        Self::below(None, name, 2060)
+    }
+
+    /// `above`: who has issued its certificate; itself, if nobody.
+    fn below(above: Option<&Self>, name: &str, last_year: i32) -> Self {
         let (key, mut params) = (KeyPair::generate().unwrap(), CertificateParams::default());
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        Self { pem: params.self_signed(&key).unwrap().pem(), issuer: Issuer::new(params, key) }
+        params.not_after = date_time_ymd(last_year, 1, 1);
+        let made = match above {
+            Some(above) => params.signed_by(&key, &above.issuer),
+            None => params.self_signed(&key),
+        };
+        Self { pem: made.unwrap().pem(), issuer: Issuer::new(params, key) }
+    }
+
+    fn certificate(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()
     }
 
     /// A certificate and its key.
@@ -90,6 +109,16 @@ impl Files {
         files.put("ca.crt", &authority.pem);
         files.put("ca.crl", &authority.list(1, &[]));
         files
+    }
+
+    /// What nodes show each other, and trust, is this.
+    fn of_nodes(&mut self, authority: &Authority, (cert, key): &(String, String)) {
+        self.put("peer.crt", cert);
+        self.put("peer.key", key);
+        self.put("peer-ca.crt", &authority.pem);
+        let path = |name: &str| Some(self.path(name));
+        let of_nodes = (path("peer-ca.crt"), path("peer.crt"), path("peer.key"));
+        (self.named.peer_ca, self.named.peer_cert, self.named.peer_key) = of_nodes;
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -241,20 +270,15 @@ static NOW: AtomicU64 = AtomicU64::new(IN_2026);
 /// What the node shows to other nodes is theirs to refuse. Its clients are judged all the same.
 #[test]
 fn a_certificate_of_its_own_that_has_ended_keeps_no_revocation_away() {
-    // The clock is of this thread.
+    // The clock is of this thread, on which a simulation does everything.
+    runtime::seed_this_thread(1);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     wall::set_wall_clock_of_this_thread(|| Duration::from_secs(NOW.load(Ordering::Relaxed)));
     runtime.block_on(async {
         let (ours, of_nodes) = (Authority::new("ours"), Authority::new("nodes"));
         let coming = Authority::new("coming");
         let mut files = Files::new(&ours, &ours.issue("spiffe://prod/host", 1, 2060));
-        let (cert, key) = of_nodes.node(2027);
-        files.put("peer.crt", &cert);
-        files.put("peer.key", &key);
-        files.put("peer-ca.crt", &of_nodes.pem);
-        let path = |name: &str| Some(files.path(name));
-        let peer = (path("peer-ca.crt"), path("peer.crt"), path("peer.key"));
-        (files.named.peer_ca, files.named.peer_cert, files.named.peer_key) = peer;
+        files.of_nodes(&of_nodes, &of_nodes.node(2027));
         let tls = files.open().await;
         let client = ours.client(2);
         assert!(takes(&tls, &client));
@@ -287,6 +311,44 @@ fn a_certificate_of_its_own_that_has_ended_keeps_no_revocation_away() {
         tls.reload().await;
         assert!(!tls.is_refused() && tls.ends_in() > Some(0));
     });
+}
+
+/// Lists may be long, and sets many: the thread that answers clients does not wait for them.
+#[tokio::test]
+async fn files_are_judged_on_another_thread() {
+    static ASKED: AtomicU64 = AtomicU64::new(0);
+    let ours = Authority::new("ours");
+    let files = Files::new(&ours, &ours.node(2060));
+    let tls = files.open().await;
+    wall::set_wall_clock_of_this_thread(|| {
+        ASKED.fetch_add(1, Ordering::Relaxed);
+        Duration::from_secs(IN_2026)
+    });
+    let (before, (cert, key)) = (leaf(&tls), ours.node(2059));
+    files.put("node.crt", &cert);
+    files.put("node.key", &key);
+    tls.reload().await;
+    assert!(leaf(&tls) != before, "it was judged");
+    assert_eq!(ASKED.load(Ordering::Relaxed), 0, "by the time of this thread");
+}
+
+#[tokio::test]
+async fn without_lists_no_set_is_tried_twice() {
+    let (ours, other) = (Authority::new("ours"), Authority::new("other"));
+    for (has_lists, expected) in [(true, 8), (false, 4)] {
+        let mut files = Files::new(&ours, &ours.node(2060));
+        files.named.crl = files.named.crl.filter(|_| has_lists);
+        let read = async || {
+            let read = files::read(&files.named, &files::Reads::default(), None).await;
+            read.unwrap().0
+        };
+        let used = read().await;
+        let (cert, key) = other.node(2060);
+        files.put("node.crt", &cert);
+        files.put("node.key", &key);
+        files.put("ca.crt", &other.pem);
+        assert_eq!(read().await.newest(&used).len(), expected, "with lists: {has_lists}");
+    }
 }
 
 /// The list that revokes a node's certificate, on that node.
@@ -345,8 +407,7 @@ async fn what_is_no_authority_is_not_trusted_as_one() {
     let ours = Authority::new("ours");
     let files = Files::new(&ours, &ours.node(2060));
     let (leaf, _) = ours.issue("spiffe://prod/client/a", 2, 2060);
-    let old = CertificateDer::from_pem_slice(ours.pem.as_bytes()).unwrap();
-    for (what, second) in [("a client's", leaf), ("version 1", of_version_1(&old))] {
+    for (what, second) in [("a client's", leaf), ("version 1", of_version_1(&ours.certificate()))] {
         files.put("ca.crt", &format!("{}{second}", ours.pem));
         let refused = refusal(&files).await;
         assert!(refused.contains("certificate 2 in it is no authority's"), "{what}: {refused}");

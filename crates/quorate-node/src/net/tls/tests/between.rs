@@ -1,0 +1,103 @@
+//! Lists that outlive what made them known, and authorities whose lists cannot be read yet.
+
+use rustls::server::danger::ClientCertVerifier;
+
+use super::*;
+
+/// Whether a client below an authority below the one that is trusted gets in.
+fn takes_below(tls: &Tls, between: &Authority, serial: u64) -> bool {
+    let (client, rest) = (between.client(serial), [between.certificate()]);
+    tls.loaded.load().of_clients.verify_client_cert(&client, &rest, wall_time()).is_ok()
+}
+
+/// Its certificates are good still: the authority above it is trusted. A node knows it by its own
+/// certificate, or since it stands among the authorities, too.
+#[tokio::test]
+async fn what_an_authority_between_has_revoked_stays_so_when_it_is_not_known_any_more() {
+    let root = Authority::new("root");
+    let [first, second] = ["first", "second"].map(|name| Authority::below(Some(&root), name, 2060));
+    let shown = |by: &Authority| {
+        let (cert, key) = by.node(2060);
+        (format!("{cert}{}", by.pem), key)
+    };
+    let both = format!("{}{}", root.pem, first.pem);
+    for (what, authorities, by) in
+        [("its own certificate", &root.pem, &first), ("an authority", &both, &second)]
+    {
+        let files = Files::new(&root, &shown(by));
+        files.put("ca.crt", authorities);
+        files.put("ca.crl", &first.list(1, &[2]));
+        let tls = files.open().await;
+        assert!(!takes_below(&tls, &first, 2) && takes_below(&tls, &first, 3), "{what}");
+
+        let (before, (cert, key)) = (leaf(&tls), shown(&second));
+        files.put("node.crt", &cert);
+        files.put("node.key", &key);
+        files.put("ca.crt", &root.pem);
+        tls.reload().await;
+        assert!(leaf(&tls) != before, "{what}: it waits for nothing");
+        assert!(!takes_below(&tls, &first, 2) && takes_below(&tls, &first, 3), "{what}: both");
+        let set = tls.loaded.load().set;
+        tls.reload().await;
+        assert!(tls.loaded.load().set == set && tls.is_refused(), "{what}: that is told");
+
+        files.put("ca.crt", &both);
+        tls.reload().await;
+        assert!(!tls.is_refused() && !takes_below(&tls, &first, 2), "{what}: it is named");
+    }
+}
+
+/// It may have revoked somebody there. Of nodes and of clients.
+#[tokio::test]
+async fn an_authority_that_is_added_waits_for_lists_that_are_bad() {
+    let (ours, coming) = (Authority::new("ours"), Authority::new("coming"));
+    let mut files = Files::new(&ours, &ours.issue("spiffe://prod/host", 1, 2060));
+    files.of_nodes(&ours, &ours.node(2060));
+    files.put("ca.crl", &ours.list(2, &[]));
+    let tls = files.open().await;
+    let takes = |of: &Authority, serial| {
+        let (loaded, client) = (tls.loaded.load(), of.client(serial));
+        let takes = |by: &Arc<dyn ClientCertVerifier>| {
+            by.verify_client_cert(&client, &[], wall_time()).is_ok()
+        };
+        takes(&loaded.of_clients) || takes(&loaded.of_peers)
+    };
+    let lists = |number| format!("{}{}", ours.list(number, &[]), coming.list(number, &[2]));
+    let both = format!("{}{}", ours.pem, coming.pem);
+    for (what, bad) in [
+        ("half", Some(lists(3)[..100].to_owned())),
+        ("twice", Some(format!("{}{}", ours.list(3, &[]), lists(3)))),
+        ("older", Some(lists(1))),
+        ("none", None),
+    ] {
+        for name in ["ca.crt", "peer-ca.crt"] {
+            match &bad {
+                Some(bad) => files.put("ca.crl", bad),
+                None => std::fs::remove_file(files.path("ca.crl")).unwrap(),
+            }
+            files.put(name, &both);
+            tls.reload().await;
+            assert!(!takes(&coming, 2) && !takes(&coming, 3), "{what}, {name}: it waits");
+            assert!(takes(&ours, 2) && tls.is_refused(), "{what}, {name}: that is told");
+            files.put("ca.crl", &lists(3));
+            tls.reload().await;
+            assert!(!takes(&coming, 2) && takes(&coming, 3), "{what}, {name}: with its list");
+
+            files.put(name, &ours.pem);
+            files.put("ca.crl", &ours.list(3, &[]));
+            tls.reload().await;
+            assert!(!tls.is_refused() && !takes(&coming, 3), "{what}, {name}: as at first");
+        }
+    }
+    // Lists that are in use hold nobody back, though one of them is of nobody who is trusted.
+    files.put("ca.crt", &both);
+    files.put("ca.crl", &lists(3));
+    tls.reload().await;
+    files.put("ca.crt", &ours.pem);
+    tls.reload().await;
+    assert!(!takes(&coming, 3) && tls.is_refused());
+    let third = Authority::new("third");
+    files.put("ca.crt", &format!("{}{}", ours.pem, third.pem));
+    tls.reload().await;
+    assert!(takes(&third, 3) && !takes(&coming, 3));
+}
