@@ -20,6 +20,7 @@ use crate::ports::Ports;
 use crate::process::{PATIENCE, Running};
 use crate::skipped::skipped;
 use crate::three_nodes::{Settings, here};
+use crate::yaml::parsed;
 
 pub(super) const NAMESPACE: &str = "space";
 /// A call is a folder; it is answered when `code` is there.
@@ -272,7 +273,10 @@ impl Pods {
             ["patch", "--local", "-f", "-", "-o", "json", "-p", patch] => {
                 Ok(patched(stdin, patch, &self.directory).to_string())
             }
-            ["apply", "-f", "-"] => self.apply(serde_json::from_str(stdin).unwrap()),
+            ["apply", "-f", "-"] => match serde_json::from_str(stdin) {
+                Ok(set) => self.apply(set),
+                Err(_) => self.make_all(parsed(stdin, "what is applied")),
+            },
             ["exec", pod, "--", "quorate", args @ ..] => self.exec(pod, args),
             ["delete", "statefulset", name, "--ignore-not-found"] => {
                 let Some(set) = self.sets.remove(*name) else { return Ok(String::new()) };

@@ -10,12 +10,13 @@ use serde_json::{Value, json};
 use crate::built::installed;
 use crate::process::Running;
 use crate::skipped::skipped;
-use crate::text_of;
 use crate::yaml::{documents, objects};
+use crate::{root, text_of};
 
 const DIRECTORY: &str = "cluster-examples/three-nodes";
 /// What Kubernetes is given.
-const MANIFESTS: [&str; 4] = ["kubernetes.yaml", "backup.yaml", "recover.yaml", "restore.yaml"];
+const MANIFESTS: [&str; 5] =
+    ["kubernetes.yaml", "backup.yaml", "inspect.yaml", "recover.yaml", "restore.yaml"];
 
 pub(crate) fn file(name: &str) -> String {
     text_of(&format!("{DIRECTORY}/{name}"))
@@ -336,6 +337,40 @@ fn systemd_starts_a_node_for_as_long_as_that_may_help() {
     let of_unit = unit.split("\n[").find_map(|section| section.strip_prefix("Unit]\n"));
     assert_eq!(setting(of_unit.expect("it has that section"), "StartLimitIntervalSec"), "0");
     assert_eq!(setting(&unit, "Restart"), "always");
+}
+
+/// The README, the pages, and the files with which nodes are started.
+fn operators_texts() -> impl Iterator<Item = String> {
+    let of = |folder: &str| {
+        let folder = folder.to_owned();
+        let listed = std::fs::read_dir(root().join(&folder)).unwrap();
+        listed.map(move |entry| format!("{folder}/{}", entry.unwrap().file_name().display()))
+    };
+    of("docs").chain(of(DIRECTORY)).chain(["README.md".to_owned()])
+}
+
+/// A node has started when it has a leader. Who waits for that on one machine does not get to the
+/// next, without which there may be none.
+#[test]
+fn no_text_waits_until_systemd_has_started_a_node() {
+    let unit = file("quorate@.service");
+    let ends = ["Type", "TimeoutStartSec"].map(|name| setting(&unit, name));
+    assert_eq!(ends, ["notify", "infinity"]);
+    let mut starts = 0;
+    for path in operators_texts() {
+        for line in text_of(&path).lines() {
+            for command in line.split("systemctl ").skip(1) {
+                let words: Vec<_> = command.split(['`', ' ', ';', ')']).collect();
+                let begins = match words[0] {
+                    "enable" => words.get(1) == Some(&"--now"),
+                    verb => verb == "start" || verb.ends_with("restart"),
+                };
+                starts += usize::from(begins);
+                assert!(!begins || words.contains(&"--no-block"), "{path}: {line}");
+            }
+        }
+    }
+    assert!(starts >= 7, "they are found: {starts}");
 }
 
 /// What systemd hands over is copied once. A copy of what is followed, so that it counts at once,

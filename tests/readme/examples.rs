@@ -84,7 +84,10 @@ fn each_example_opens_with_its_command() {
         (format!("{three_nodes}/node-1.toml"), "quorate serve --config node-1.toml".to_owned()),
         (format!("{three_nodes}/node-2.toml"), "quorate serve --config node-2.toml".to_owned()),
         (format!("{three_nodes}/node-3.toml"), "quorate serve --config node-3.toml".to_owned()),
-        (format!("{three_nodes}/quorate@.service"), "systemctl enable --now quorate@1".to_owned()),
+        (
+            format!("{three_nodes}/quorate@.service"),
+            "systemctl enable --now --no-block quorate@1".to_owned(),
+        ),
         (
             format!("{three_nodes}/compose.yaml"),
             format!("docker compose -f {three_nodes}/compose.yaml up"),

@@ -6,17 +6,20 @@
 #[path = "cluster_of_pods.rs"]
 mod cluster_of_pods;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::operations::{ALL_VOLUMES, KUBERNETES, MAJORITY, blocks_of, commands, says};
+use crate::blocks::blocks;
+use crate::deployment::{file, strings};
+use crate::operations::{ALL_VOLUMES, KUBERNETES, MAJORITY, blocks_of, commands, list_of, says};
 use crate::ports::Ports;
 use crate::process::Running;
-use crate::root;
 use crate::story::quorate;
-use crate::yaml::objects;
+use crate::yaml::{objects, parsed};
+use crate::{root, text_of};
 use cluster_of_pods::{NAMESPACE, Pods};
 
 pub(crate) use cluster_of_pods::{host, mounted_config, pod_settings};
@@ -175,15 +178,26 @@ fn a_new_image_is_taken_by_one_pod_after_the_other() {
     pods.end();
 }
 
-/// Runs the commands of a section, in the namespace of this test's Kubernetes.
-fn walk(pods: &mut Pods, section: &str, directory: &Path) -> String {
-    let shown = blocks_of("console", |heading| heading == section);
+/// Runs these commands of a section, in the namespace of this test's Kubernetes.
+fn walk(pods: &mut Pods, shown: &str) -> String {
     let mut bash = Command::new("bash");
     bash.args(["-euc", &shown.replace("$ ", "").replace("NAMESPACE", NAMESPACE)]);
-    bash.current_dir(directory);
+    bash.current_dir(root());
     let (done, said) = pods.serve(bash);
     assert!(done, "{said}");
     said
+}
+
+/// The nodes are stopped, and somebody looks, is called away, and begins again: nothing is changed
+/// before the rest, which is handed back with what was seen.
+fn looked(pods: &mut Pods, section: &str) -> (String, String) {
+    let steps = list_of("console", |heading| heading == section);
+    let looks = steps[..2].concat().repeat(2);
+    let claims = pods.claims();
+    let said = walk(pods, &looks);
+    assert_eq!(pods.claims(), claims);
+    assert!(!said.contains("is a new cluster"), "{said}");
+    (said, steps[2..].concat())
 }
 
 #[test]
@@ -192,11 +206,13 @@ fn the_last_volume_of_three_goes_on_with_two_new_ones() {
     let directory = directory.path();
     let mut pods = begin(ports, directory, false);
     [2, 3].into_iter().for_each(|id| pods.lose_machine(id));
-    let said = walk(&mut pods, MAJORITY, directory);
-    says(
-        &said,
-        &["may be lost: what was acknowledged by nodes 2, 3", "is a new cluster", "OK: node"],
-    );
+    let (said, rest) = looked(&mut pods, MAJORITY);
+    let loss = "may be lost: what was acknowledged by nodes 2, 3";
+    says(&said, &[loss, "nothing was changed"]);
+    let said = walk(&mut pods, &rest);
+    says(&said, &[loss, "is a new cluster", "OK: node"]);
+    let [made, deleted] = ["is a new cluster", "persistentvolumeclaim"].map(|it| said.find(it));
+    assert!(made < deleted, "no claim goes before that: {said}");
     assert_eq!(members(1, ports, directory), voters([1, 2, 3]));
     says(&asked(ports, directory, "fetch orders"), &["orders-1"]);
     pods.end();
@@ -210,9 +226,45 @@ fn a_backup_brings_back_what_all_volumes_had() {
     let backup = directory.join("registry.backup").display().to_string();
     asked(ports, directory, &format!("cluster backup {backup}"));
     [1, 2, 3].into_iter().for_each(|id| pods.lose_machine(id));
-    let said = walk(&mut pods, ALL_VOLUMES, directory);
+    let (said, rest) = looked(&mut pods, ALL_VOLUMES);
+    says(&said, &["checksums verified", "1 services, 1 instances"]);
+    let said = walk(&mut pods, &rest);
     says(&said, &["is a new cluster", "OK: node"]);
     assert_eq!(members(1, ports, directory), voters([1, 2, 3]));
     says(&asked(ports, directory, "fetch orders"), &["orders-1"]);
     pods.end();
+}
+
+/// What stands in a text between two others.
+fn between<'a>(text: &'a str, begin: &str, end: &str) -> &'a str {
+    let (_, rest) = text.split_once(begin).unwrap_or_else(|| panic!("{begin:?} is not there"));
+    rest.split_once(end).unwrap_or_else(|| panic!("no {end:?} follows")).0
+}
+
+/// Nodes look at the URI alone: with a name too few, a cluster is well, and has no clients.
+#[test]
+fn the_certificate_shown_has_all_names_by_which_its_node_is_called() {
+    let security = text_of("docs/security.md");
+    let shown = blocks(&security).into_iter().find(|block| block.text.contains("cert-manager.io"));
+    let certificate = parsed(&shown.expect("it is shown").text, "docs/security.md").remove(0);
+    let settings = pod_settings(&sets().next().unwrap());
+    let uri = format!("spiffe://{}/node/1", settings["QUORATE_CLUSTER_NAME"]);
+    assert_eq!(strings(&certificate["spec"]["uris"]), [uri]);
+
+    let advertised = settings["QUORATE_ADVERTISE"].replace(NAMESPACE, "NAMESPACE");
+    let script = file("replace-pod.sh");
+    let by_script = between(&script, "quorate \"$@\" --nodes \"", "\"");
+    let by_script = by_script.replace("${pod#pod/}", "quorate-1-0");
+    let by_script = by_script.replace("$namespace", "NAMESPACE");
+    let backup = objects("cluster-examples/three-nodes/backup.yaml").remove(1);
+    let backup = &backup["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0];
+    let by_backup = strings(&backup["args"]).remove(4);
+    let manifest = file("kubernetes.yaml");
+    let [to_all, probe] =
+        [("Programs that take one address use ", ": "), ("quorate, services, --nodes, \"", "\"")]
+            .map(|(begin, end)| between(&manifest, begin, end).to_owned());
+    let dialled = [advertised, by_script, by_backup, to_all, probe];
+    let hosts = dialled.map(|it| it.strip_suffix(":7001").expect("with its port").to_owned());
+    let named = strings(&certificate["spec"]["dnsNames"]);
+    assert_eq!(BTreeSet::from(hosts), BTreeSet::from_iter(named));
 }

@@ -32,7 +32,7 @@ const FULL: &str = "A full disk";
 const ENDED: &str = "Certificates that have ended";
 const END: &str = "Certificates that end";
 const ONE: &str = "One dead node";
-const BACKUPS: &str = "Backups";
+pub(crate) const BACKUPS: &str = "Backups";
 const ALL_DISKS: &str = "All disks lost";
 /// These are walked by `kubernetes.rs`.
 pub(crate) const KUBERNETES: &str = "In Kubernetes";
@@ -46,15 +46,20 @@ pub(crate) fn commands(wanted: impl Fn(&str) -> bool) -> String {
 
 /// All that its blocks of one language have below these headings.
 pub(crate) fn blocks_of(language: &str, wanted: impl Fn(&str) -> bool) -> String {
+    list_of(language, wanted).concat()
+}
+
+/// The same, block by block.
+pub(crate) fn list_of(language: &str, wanted: impl Fn(&str) -> bool) -> Vec<String> {
     let text = text_of("docs/operations.md");
     let sections = text
         .split("\n## ")
         .skip(1)
         .filter(|section| wanted(section.lines().next().expect("split gives a line")));
     let found = sections.flat_map(blocks).filter(|block| block.language == language);
-    let text: String = found.map(|block| block.text).collect();
-    assert!(!text.is_empty(), "they are found");
-    text
+    let found: Vec<_> = found.map(|block| block.text).collect();
+    assert!(!found.is_empty(), "they are found");
+    found
 }
 
 /// A script of these commands, with these ports.
@@ -94,6 +99,24 @@ quorate fetch orders
 /// A timer comes again, though not in the same second.
 const AGAIN: &str = "second=$(date +%s)\nwhile [ $(date +%s) = $second ]; do sleep 0.1; done\n";
 
+/// As cron calls the script: by `sh`, with the variables that the page gives it and none of the
+/// walk's; what is a month old goes.
+fn by_cron() -> String {
+    let table = blocks_of("crontab", |heading| heading == BACKUPS);
+    assert!(!table.contains('%'), "cron ends a line there: {table}");
+    let (variables, line) = table.trim().rsplit_once('\n').expect("variables, and a line");
+    let fields: Vec<_> = line.splitn(6, ' ').collect();
+    assert_eq!(fields[2..5], ["*"; 3], "each day: {line}");
+    let command = fields[5].replace("/usr/local/bin/", "./").replace("/var/", "");
+    assert_eq!(command, "./backup-registry backups/quorate");
+    let variables = variables.replace('\n', " ");
+    format!(
+        "mkdir backups/quorate\ntouch -d '40 days ago' backups/quorate/registry-1.backup\n\
+         env -i HOME=/ PATH=/usr/bin:/bin {variables} sh -c '{command}'\n\
+         [ ! -e backups/quorate/registry-1.backup ]\n"
+    )
+}
+
 /// The walk, in which somebody lives through the runbook for one dead node, and somebody through
 /// those for a damaged log and for all nodes down: between them, another cluster is made.
 fn lived_through() -> String {
@@ -101,7 +124,9 @@ fn lived_through() -> String {
     let [one, damaged, down] = [ONE, DAMAGED, DOWN].map(|runbook| commands(|it| it == runbook));
     let (before, rest) = all.split_once(&one).expect("it is among them");
     let backup = commands(|it| it == BACKUPS);
-    let before = before.replace(&backup, &format!("{backup}{AGAIN}{backup}"));
+    let before = before.replace(&backup, &format!("{backup}{AGAIN}{}", by_cron()));
+    let binary = Path::new(env!("CARGO_BIN_EXE_quorate")).parent().unwrap();
+    let before = before.replace("/usr/local/bin", &binary.display().to_string());
     let (recover, rest) = rest.split_once(&damaged).expect("it comes after");
     let (between, after) = rest.split_once(&down).expect("it comes after");
     format!(
@@ -187,34 +212,70 @@ fn whatever_is_lost_there_is_a_way_back() {
     ports.are_free_again(&said);
 }
 
+/// A node whose disk is lost, with these texts as its file and its unit, before a backup is
+/// restored: what the runbook's first steps say, and its file after them.
+fn not_to_found(id: u64, text: &str, unit: &str) -> (String, String) {
+    let steps = blocks_of("console", |heading| heading == ALL_DISKS).replace("$ ", "");
+    let directory = tempfile::tempdir().unwrap();
+    let place = |path: &str| directory.path().join(path);
+    std::fs::create_dir_all(place(&format!("var/node-{id}/log"))).unwrap();
+    std::fs::create_dir_all(place("etc")).unwrap();
+    std::fs::write(place(&format!("etc/node-{id}.toml")), text).unwrap();
+    std::fs::write(place("unit"), unit).unwrap();
+    let own = steps
+        .replace("/etc/quorate", "etc")
+        .replace("/var/lib/quorate", "var")
+        .replace("quorate@1", &format!("quorate@{id}"))
+        .replace("node-1", &format!("node-{id}"))
+        .replace("lost-1", &format!("lost-{id}"));
+    let systemctl = "systemctl() { case $1 in cat) cat unit;; *) echo systemctl $@;; esac; }";
+    let mut bash = Command::new("bash");
+    bash.args(["-euc", &format!("{systemctl}\n{own}")]).current_dir(directory.path());
+    let said = Running::start(bash, directory.path(), "steps").succeed();
+    let first = format!("systemctl disable --now quorate@{id}\n");
+    let said = said.strip_prefix(&first).unwrap_or_else(|| panic!("{said}")).to_owned();
+    assert!(!place(&format!("var/node-{id}")).exists());
+    assert!(place(&format!("var/lost-{id}/log")).exists());
+    let files = std::fs::read_dir(place("etc")).unwrap().map(|file| file.unwrap().path());
+    let (left, copy): (Vec<_>, Vec<_>) =
+        files.partition(|file| file.extension().is_some_and(|it| it == "toml"));
+    let [left, copy] = [left, copy].map(|files| std::fs::read_to_string(&files[0]).unwrap());
+    assert_eq!(copy, text, "what was there before is kept");
+    (said, left)
+}
+
 /// Nodes whose disks are lost, and whose files still have their founders, found an empty cluster.
 /// What is done before that leaves the rest of each file as it was.
 #[test]
 fn no_node_whose_disk_is_lost_founds_a_cluster_while_a_backup_is_restored() {
-    let steps = blocks_of("console", |heading| heading == ALL_DISKS).replace("$ ", "");
-    let directory = tempfile::tempdir().unwrap();
-    let place = |path: &str| directory.path().join(path);
-    for id in 1..=3 {
-        let (file, data) = (format!("etc/node-{id}.toml"), format!("var/node-{id}"));
-        let data = place(&data);
-        std::fs::create_dir_all(data.join("log")).unwrap();
-        std::fs::create_dir_all(place("etc")).unwrap();
-        let text = text_of(&format!("cluster-examples/three-nodes/node-{id}.toml"));
-        std::fs::write(place(&file), &text).unwrap();
-        let own = steps
-            .replace("/etc/quorate", &place("etc").display().to_string())
-            .replace("/var/lib/quorate", &place("var").display().to_string())
-            .replace("quorate@1", &format!("quorate@{id}"))
-            .replace("node-1", &format!("node-{id}"))
-            .replace("lost-1", &format!("lost-{id}"));
-        let mut bash = Command::new("bash");
-        bash.args(["-euc", &format!("systemctl() {{ echo systemctl $@; }}\n{own}")]);
-        let said = Running::start(bash, directory.path(), "steps").succeed();
-        assert_eq!(said, format!("systemctl disable --now quorate@{id}\n"));
-        assert!(!data.exists() && place(&format!("var/lost-{id}/log")).exists());
+    let unit = text_of("cluster-examples/three-nodes/quorate@.service");
+    let shipped = |id| text_of(&format!("cluster-examples/three-nodes/node-{id}.toml"));
+    let dense =
+        "id = 1\n[bootstrap]\n1 = \"h:1\"\n2 = \"i:1\"\n[tls]\ncert = \"c\"\n\n[tunables]\n";
+    let loose = "[health_checks]\n\n[bootstrap] # three\n\n  \"1\" = \"h:1\"\n \n 2 = \"i:1\"\n";
+    for (id, text) in [
+        (1, shipped(1)),
+        (2, shipped(2)),
+        (3, shipped(3)),
+        (1, shipped(1).replace('\n', "\r\n")),
+        (1, dense.to_owned()),
+        (1, loose.to_owned()),
+    ] {
+        let (said, left) = not_to_found(id, &text, &unit);
+        assert_eq!(said, "", "{text}");
         let read = |text: &str| text.parse::<toml::Table>().unwrap();
         let mut wanted = read(&text);
         assert!(wanted.remove("bootstrap").is_some(), "it has founded the cluster");
-        assert_eq!(read(&std::fs::read_to_string(place(&file)).unwrap()), wanted);
+        assert_eq!(read(&left), wanted);
+    }
+
+    // What these steps do not take out, they tell of.
+    let inline = "bootstrap = { 1 = \"h:1\", 2 = \"i:1\" }\n";
+    let (said, left) = not_to_found(1, inline, &unit);
+    says(&said, &["etc/node-1.toml:bootstrap = {", "STILL THERE"]);
+    assert_eq!(left, inline);
+    for more in ["Environment=QUORATE_BOOTSTRAP=1=h:1\n", "ExecStart=quorate --bootstrap 1=h:1\n"] {
+        let (said, _) = not_to_found(1, dense, &format!("{unit}{more}"));
+        says(&said, &[more, "STILL THERE"]);
     }
 }

@@ -1,10 +1,14 @@
 //! What Kubernetes is given besides the nodes: pods that do one thing and end. What they do is in
 //! `rescued_pods.rs`.
 
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use serde_json::{Value, json};
 
-use crate::deployment::{accepted, kubernetes, passes_the_restricted_profile, strings};
-use crate::yaml::objects;
+use crate::deployment::{accepted, file, kubernetes, passes_the_restricted_profile, strings};
+use crate::operations::{BACKUPS, blocks_of};
+use crate::yaml::{objects, parsed};
 
 fn of(name: &str) -> Vec<Value> {
     objects(&format!("cluster-examples/three-nodes/{name}"))
@@ -61,7 +65,24 @@ fn a_backup_is_restored_onto_the_claim_of_the_first_node() {
     is_of_the_cluster(pod, &restore["metadata"]["labels"]);
 }
 
-/// It makes no claim: what it works on has to be there.
+/// The same file, from the same place, is looked at before it is restored; no node's data are near.
+#[test]
+fn a_backup_is_looked_at_where_it_is_restored_from() {
+    let objects = of("inspect.yaml");
+    let [inspect] = &objects[..] else { panic!("a pod alone: {objects:?}") };
+    let (pod, restore) = (&inspect["spec"], &of("restore.yaml")[1]["spec"]);
+    let (own, other) = (&pod["containers"][0], &restore["containers"][0]);
+    let args = strings(&own["args"]);
+    accepted(&args, "inspect.yaml");
+    let backup = strings(&other["args"]).remove(1);
+    assert_eq!(args, ["backup", "inspect", &backup]);
+    assert_eq!(own["volumeMounts"], json!([other["volumeMounts"][1]]));
+    assert_eq!(pod["volumes"], json!([restore["volumes"][1]]));
+    assert_eq!(pod["restartPolicy"], "Never");
+    is_of_the_cluster(pod, &inspect["metadata"]["labels"]);
+}
+
+/// It makes no claim: what it works on has to be there. As it stands, it only looks.
 #[test]
 fn what_is_left_of_a_majority_is_recovered_where_it_is() {
     let objects = of("recover.yaml");
@@ -70,8 +91,12 @@ fn what_is_left_of_a_majority_is_recovered_where_it_is() {
     assert_eq!(pod["restartPolicy"], "Never");
     let args = strings(&pod["containers"][0]["args"]);
     accepted(&args, "recover.yaml");
-    assert_eq!((args[0].as_str(), args[3].as_str()), ("recover", "--accept-data-loss"));
+    assert_eq!((args[0].as_str(), args.len()), ("recover", 3));
     assert_eq!(args[1..3], works_on_the_first_node(pod));
+    let accepting = file("recover.yaml").replace("# - --accept", "- --accept");
+    let accepting = strings(&parsed(&accepting, "")[0]["spec"]["containers"][0]["args"]);
+    accepted(&accepting, "recover.yaml");
+    assert_eq!(accepting, [&args[..], &["--accept-data-loss".to_owned()]].concat());
     // It copies the log to where temporary files are, and may write nowhere else.
     let mount = &pod["containers"][0]["volumeMounts"][1];
     assert_eq!((&mount["mountPath"], &mount["readOnly"]), (&json!("/tmp"), &Value::Null));
@@ -115,6 +140,25 @@ fn a_backup_is_taken_each_night_onto_a_claim_of_its_own() {
     let allowed = &policy["spec"]["ingress"][1]["from"][0]["podSelector"]["matchLabels"];
     assert_eq!(labels, allowed);
     is_of_the_cluster(pod, labels);
+    // What its file is called is seen by its pod.
+    assert_eq!(nightly["spec"]["successfulJobsHistoryLimit"], 30);
+}
+
+/// A job's name is good once. By this one, its file stands where it belongs among those of each
+/// night, whose jobs have the minute in theirs.
+#[test]
+fn a_backup_by_hand_has_a_name_of_its_own() {
+    let shown = blocks_of("console", |heading| heading == BACKUPS);
+    let command = shown.lines().next().unwrap().strip_prefix("$ ").unwrap();
+    assert!(file("backup.yaml").contains(&format!("#   {command}\n")), "{command}");
+    let begin = "kubectl create job --from=cronjob/quorate-backup ";
+    let name = command.strip_prefix(begin).unwrap_or_else(|| panic!("{command}"));
+    let minute = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() / 60;
+    let before = minute();
+    let made = Command::new("bash").args(["-euc", &format!("echo {name}")]).output().unwrap();
+    let made = String::from_utf8(made.stdout).unwrap();
+    let wanted = (before..=minute()).map(|minute| format!("quorate-backup-{minute}\n"));
+    assert!(wanted.into_iter().any(|wanted| wanted == made), "{made}");
 }
 
 /// `sizing.md`: less than half of the memory that a node has.

@@ -2,7 +2,7 @@
 //! and pods that do one thing and end.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
@@ -11,13 +11,18 @@ use super::{Answer, NAMESPACE, Pods, node_of, number};
 use crate::process::Running;
 use crate::yaml::objects;
 
+/// In a claim whose volume is lost.
+const LOST: &str = "lost";
+
 impl Pods {
-    /// Its machine is gone, and its volume with it.
+    /// Its machine is gone, and its volume with it. The claim stays, and is of no use to anybody.
     pub(crate) fn lose_machine(&mut self, id: u64) {
         let mut node = self.nodes.remove(&id).unwrap();
         node.signal("KILL");
         node.end();
         fs::remove_dir_all(self.volume(id)).unwrap();
+        fs::create_dir(self.volume(id)).unwrap();
+        fs::write(self.volume(id).join(LOST), "").unwrap();
     }
 
     pub(super) fn rescue(&mut self, args: &[&str]) -> Answer {
@@ -26,33 +31,31 @@ impl Pods {
                 for name in names {
                     let set = self.sets.get_mut(*name).expect("it is there");
                     set["spec"]["replicas"] = 0.into();
-                    let id = node_of(set);
-                    self.stop(id);
                 }
                 Ok(names.iter().map(|name| format!("statefulset.apps/{name} scaled\n")).collect())
             }
-            ["get", "pod", name] => match self.nodes.contains_key(&number(name)) {
-                true => Ok(format!("{name}   1/1   Running\n")),
-                false => Err(format!("Error from server (NotFound): pods {name:?} not found\n")),
-            },
+            // Until then, each takes its time.
+            ["wait", "--for=delete", pods @ .., "--timeout=5m"] => {
+                pods.iter().for_each(|pod| self.stop(number(pod)));
+                Ok(pods.iter().map(|pod| format!("{pod} condition met\n")).collect())
+            }
             ["delete", "persistentvolumeclaim", names @ .., "--ignore-not-found"] => {
-                for name in names {
-                    assert!(!self.nodes.contains_key(&claimed_by(name)), "{name} is in use");
-                    let _not_there = fs::remove_dir_all(self.claim_of(name));
-                }
-                Ok(String::new())
+                let deleted = names.iter().map(|name| {
+                    self.is_free(name);
+                    let is_there = fs::remove_dir_all(self.claim_of(name)).is_ok();
+                    let said = || format!("persistentvolumeclaim {name:?} deleted\n");
+                    is_there.then(said).unwrap_or_default()
+                });
+                Ok(deleted.collect())
             }
-            ["apply", "-f", path] => {
-                let made = objects(path).into_iter().map(|object| self.make(object));
-                made.collect::<Result<_, _>>()
-            }
+            ["apply", "-f", path] => self.make_all(objects(path)),
             ["create", "configmap", "quorate-backup", "--from-file=registry.backup"] => {
                 match self.directory.join("registry.backup").exists() {
                     true => Ok("configmap/quorate-backup created\n".to_owned()),
                     false => Err("error: error reading registry.backup\n".to_owned()),
                 }
             }
-            ["delete", "configmap", "quorate-backup"] => Ok(String::new()),
+            ["delete", "configmap", "quorate-backup", "--ignore-not-found"] => Ok(String::new()),
             ["wait", "--for=jsonpath={.status.phase}=Succeeded", pod, "--timeout=5m"] => {
                 let name = pod.strip_prefix("pod/").expect("it is told as what is waited for");
                 let is_there = self.ended.contains_key(name);
@@ -63,6 +66,10 @@ impl Pods {
                 self.ended.remove(*name);
                 Ok(format!("pod {name:?} deleted\n"))
             }
+            ["delete", "pod", name, "--ignore-not-found"] => {
+                self.ended.remove(*name);
+                Ok(String::new())
+            }
             _ => panic!("no test knows `kubectl {}`", args.join(" ")),
         }
     }
@@ -71,11 +78,23 @@ impl Pods {
         self.directory.join("claims").join(name)
     }
 
+    /// No node has the volume.
+    fn is_free(&self, claim: &str) {
+        assert!(!self.nodes.contains_key(&claimed_by(claim)), "{claim} is in use");
+    }
+
+    pub(super) fn make_all(&mut self, objects: Vec<Value>) -> Answer {
+        objects.into_iter().map(|object| self.make(object)).collect()
+    }
+
     /// Of the manifests, as their reader has changed them: who has founded the cluster has gone.
     fn make(&mut self, mut object: Value) -> Answer {
         let name = object["metadata"]["name"].as_str().unwrap().to_owned();
         match object["kind"].as_str().unwrap() {
             "PersistentVolumeClaim" => fs::create_dir_all(self.claim_of(&name)).unwrap(),
+            "Pod" if self.ended.contains_key(&name) => {
+                return Err(format!("{name}: pod updates may not change fields\n"));
+            }
             "Pod" => {
                 let said = self.run_to_its_end(&object)?;
                 self.ended.insert(name.clone(), said);
@@ -87,12 +106,19 @@ impl Pods {
                 object["metadata"]["namespace"] = NAMESPACE.into();
                 let id = node_of(&object);
                 fs::create_dir_all(self.volume(id)).unwrap();
+                self.is_usable(&self.volume(id))?;
                 self.sets.insert(name.clone(), object);
                 self.start(id);
             }
             _ => {}
         }
         Ok(format!("{name} configured\n"))
+    }
+
+    /// A volume is there: else no pod that has it ever starts.
+    fn is_usable(&self, claim: &Path) -> Result<(), String> {
+        let is_there = claim.exists() && !claim.join(LOST).exists();
+        is_there.then_some(()).ok_or_else(|| format!("no volume for {}\n", claim.display()))
     }
 
     /// What is mounted is where this test has it; it may write nowhere else.
@@ -103,9 +129,12 @@ impl Pods {
             let mut volumes = pod["spec"]["volumes"].as_array().unwrap().iter();
             let volume = volumes.find(|volume| volume["name"] == mount["name"]).unwrap();
             let claimed = volume["persistentVolumeClaim"]["claimName"].as_str();
-            let place = match claimed.map(|name| self.claim_of(name)) {
-                Some(claim) if !claim.exists() => return Err(format!("no {}", claim.display())),
-                Some(claim) => claim,
+            let place = match claimed {
+                Some(name) => {
+                    self.is_free(name);
+                    self.is_usable(&self.claim_of(name))?;
+                    self.claim_of(name)
+                }
                 None if volume["emptyDir"].is_object() => self.directory.join("empty"),
                 None => self.directory.clone(),
             };

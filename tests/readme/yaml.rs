@@ -7,8 +7,12 @@ use crate::text_of;
 
 /// The documents of a file.
 pub(crate) fn documents(path: &str) -> Vec<Value> {
-    let text = text_of(path);
-    let all = Yaml::load_from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}"));
+    parsed(&text_of(path), path)
+}
+
+/// The documents of a text, which stands in `path`.
+pub(crate) fn parsed(text: &str, path: &str) -> Vec<Value> {
+    let all = Yaml::load_from_str(text).unwrap_or_else(|error| panic!("{path}: {error}"));
     all.iter().map(value).collect()
 }
 

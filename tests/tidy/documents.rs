@@ -140,6 +140,18 @@ fn every_chapter_is_in_the_book_once() {
     assert_eq!(listed, there, "{SUMMARY} against docs/*.md");
 }
 
+/// Two entries that begin alike are one, which was changed in one place alone.
+#[test]
+fn no_change_is_told_twice() {
+    let log = file(BY_REFERENCE);
+    let begins = log.text.lines().filter(|line| line.starts_with("- "));
+    let begins: Vec<String> = begins.map(|line| line.chars().take(62).collect()).collect();
+    assert!(begins.len() > 100, "they are found: {}", begins.len());
+    for (number, begin) in begins.iter().enumerate() {
+        assert!(!begins[..number].contains(begin), "{BY_REFERENCE} has it twice: {begin}");
+    }
+}
+
 #[test]
 fn headings_and_links_are_found() {
     let text = "# A, `b` & c-d\n```sh\n# no heading\n```\n## E_f\n## E_f\n";
