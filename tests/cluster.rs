@@ -25,6 +25,7 @@
 //! | `founding` | a cluster's identity; no second one is founded |
 //! | `rolled_back` | nodes on older copies of their directories |
 //! | `strangers`, `impostor` | what no peer can do to the log, whatever it says |
+//! | `mangled` | what nodes sent each other, with other bytes in it |
 //! | `removed`, `evicted` | a node that was taken out; one that goes on as if it led, or a stranger |
 //! | `audit_lines` | what the audit log says of whom and what |
 //! | `standing` | what a node says of its place in its cluster, and of its condition |
@@ -77,6 +78,7 @@ mod cluster {
     mod limits;
     mod link;
     mod load;
+    mod mangled;
     mod measured;
     mod membership;
     mod metrics;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use prost::Message as _;
-use quorate_node::Start;
+use quorate_node::{Start, Tunables};
 use quorate_proto::peer::v1::leader_answer::Answer;
 use quorate_proto::peer::v1::{Failure, LeaderAnswer};
 use quorate_proto::v1::TransferLeaderRequest;
@@ -17,6 +17,10 @@ use super::newer::Newer;
 
 /// Three nodes, each of which hears the others, and is heard by them, as nodes of a later release.
 pub(super) async fn start() -> (Cluster, BTreeMap<u64, Newer>) {
+    start_with(&Tunables::default()).await
+}
+
+pub(super) async fn start_with(tunables: &Tunables) -> (Cluster, BTreeMap<u64, Newer>) {
     let mut cluster = Cluster::prepare_founders(3).await;
     let mut newer = BTreeMap::new();
     for id in 1..=3 {
@@ -26,6 +30,7 @@ pub(super) async fn start() -> (Cluster, BTreeMap<u64, Newer>) {
     let list: BTreeMap<u64, String> = newer.iter().map(list).collect();
     for id in 1..=3 {
         let config = cluster.config_mut(id);
+        config.tunables = tunables.clone();
         config.peer_advertise = Some(list[&id].clone());
         config.start = Start::Bootstrap(list.clone());
     }

@@ -54,7 +54,14 @@ struct Relay {
     held: watch::Sender<bool>,
     /// How many messages had more than this release sends, by the call's path.
     messages: Arc<Mutex<BTreeMap<String, usize>>>,
+    recorded: Arc<Mutex<Recorded>>,
 }
+
+/// The messages of calls as this release sent them, by path.
+pub(crate) type Recorded = BTreeMap<String, Vec<Vec<Bytes>>>;
+
+/// Calls of a path, and messages of a call, that are recorded.
+const RECORDED_MAX: usize = 300;
 
 impl Newer {
     pub(crate) async fn open(target: SocketAddr) -> Self {
@@ -62,9 +69,9 @@ impl Newer {
         let address = listener.local_addr().expect("a bound socket has an address");
         let node = Endpoint::from_shared(format!("http://{target}")).expect("an address");
         let node = node.tcp_nodelay(true).connect_lazy();
-        let (instead, version, hash, messages) = Default::default();
+        let (instead, version, hash, messages, recorded) = Default::default();
         let (held, _) = watch::channel(false);
-        let relay = Relay { node, instead, version, hash, held, messages };
+        let relay = Relay { node, instead, version, hash, held, messages, recorded };
         let server = Server::builder().add_service(relay.clone());
         let serving = server.serve_with_incoming(TcpListenerStream::new(listener));
         let serving = tokio::spawn(async move { serving.await.expect("it serves") });
@@ -98,6 +105,12 @@ impl Newer {
     #[allow(dead_code, reason = "for tests in one process")]
     pub(crate) fn answer(&self, encoded: Option<Bytes>) {
         *self.relay.instead.lock().unwrap() = encoded;
+    }
+
+    /// What others have sent to the node, until now.
+    #[allow(dead_code, reason = "for tests in one process")]
+    pub(crate) fn recorded(&self) -> Recorded {
+        self.relay.recorded.lock().unwrap().clone()
     }
 
     /// Calls whose messages had more.
@@ -134,6 +147,24 @@ fn with_hash(report: &[u8], hash: u64) -> Bytes {
 }
 
 impl Relay {
+    /// A call begins; its number, if it is recorded.
+    fn begin(&self, path: &str) -> Option<usize> {
+        let mut recorded = self.recorded.lock().unwrap();
+        let calls = recorded.entry(path.to_owned()).or_default();
+        (calls.len() < RECORDED_MAX).then(|| {
+            calls.push(Vec::new());
+            calls.len() - 1
+        })
+    }
+
+    fn record(&self, path: &str, call: usize, message: &Bytes) {
+        let mut recorded = self.recorded.lock().unwrap();
+        let messages = recorded.get_mut(path).and_then(|calls| calls.get_mut(call));
+        if let Some(messages) = messages.filter(|messages| messages.len() < RECORDED_MAX) {
+            messages.push(message.clone());
+        }
+    }
+
     fn asked(&self, path: &str, message: &Bytes) -> Bytes {
         *self.messages.lock().unwrap().entry(path.to_owned()).or_default() += 1;
         if path != FORWARD {
@@ -205,6 +236,7 @@ impl StreamingService<Bytes> for OneCall {
         let (relay, path) = (self.relay.clone(), self.path.clone());
         Box::pin(async move {
             let (metadata, extensions, messages) = request.into_parts();
+            let call = relay.begin(&path);
             let (asks, asked) = (relay.clone(), path.clone());
             let (held, appends) = (relay.held.subscribe(), path == APPENDS);
             let messages = messages.then(move |message| {
@@ -217,9 +249,13 @@ impl StreamingService<Bytes> for OneCall {
             });
             // What breaks off ends.
             let messages = messages.take_while(|message| future::ready(message.is_ok()));
-            let messages = messages
-                .filter_map(|message| future::ready(message.ok()))
-                .map(move |message| asks.asked(&asked, &message));
+            let messages =
+                messages.filter_map(|message| future::ready(message.ok())).map(move |message| {
+                    if let Some(call) = call {
+                        asks.record(&asked, call, &message);
+                    }
+                    asks.asked(&asked, &message)
+                });
             let mut caller = Caller::new(relay.node.clone());
             let ready = caller.ready().await;
             ready.map_err(|error| Status::unavailable(error.to_string()))?;
@@ -241,7 +277,7 @@ impl StreamingService<Bytes> for OneCall {
 
 /// Messages as they are.
 #[derive(Clone, Copy)]
-struct Raw;
+pub(crate) struct Raw;
 
 impl Codec for Raw {
     type Encode = Bytes;

@@ -57,12 +57,17 @@ async fn a_snapshot_purges_the_log_and_a_new_node_gets_it() {
 
 /// All nodes come to the same state; makes enough log entries for them to have compared it.
 async fn same_hashes(cluster: &Cluster) {
+    same_hashes_by(cluster, "web", "i00042").await;
+}
+
+/// By changes of an instance that is there.
+pub(super) async fn same_hashes_by(cluster: &Cluster, service: &str, id: &str) {
     let mut registry = cluster.registry(cluster.ids()[0]);
     let leader = cluster.leader().await;
     let passed = cluster.own_status(leader).await.unwrap().members[0].applied_index;
     // The hash is kept at every 256th entry.
     for at in 0..260 {
-        set_weight(&mut registry, "web", "i00042", 1_000 + at).await;
+        set_weight(&mut registry, service, id, 1_000 + at).await;
     }
     eventually("the same hash everywhere", || async {
         let mut found = BTreeSet::new();
