@@ -14,7 +14,7 @@ use super::keeper::Keeper;
 use super::renewals::Renewals;
 use crate::core::Core;
 use crate::error::Error;
-use crate::nodes::call::{CallError, call};
+use crate::nodes::call::call;
 use crate::nodes::endpoints::Target;
 use crate::nodes::stub::registry;
 use crate::nodes::write::Write;

@@ -339,7 +339,7 @@ async fn without_lists_no_set_is_tried_twice() {
         let mut files = Files::new(&ours, &ours.node(2060));
         files.named.crl = files.named.crl.filter(|_| has_lists);
         let read = async || {
-            let read = files::read(&files.named, &files::Reads::default(), None).await;
+            let read = files::read(&files.named, &Reads::default(), None).await;
             read.unwrap().0
         };
         let used = read().await;
