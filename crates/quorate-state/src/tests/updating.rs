@@ -183,6 +183,21 @@ fn what_an_instance_requires_counts_and_so_does_a_service_of_its_own() {
     assert_eq!(t.registry.bytes(), before);
 }
 
+/// One that comes back is no way in for others beside it.
+#[test]
+fn a_batch_comes_back_if_all_of_it_was_deregistered() {
+    let mut t = Transcript::default();
+    t.apply(0, register("web/a", 7));
+    t.apply(0, deregister("web/a"));
+    for (names, expected) in
+        [(&["web/a"][..], true), (&["web/new"], false), (&["web/a", "web/new"], false)]
+    {
+        let instances = names.iter().map(|name| (key(name), spec(parts()))).collect();
+        let op = Op::from(Register { instances, ..register("", 8) });
+        assert_eq!(t.registry.comes_back(&op), expected, "{names:?}");
+    }
+}
+
 /// A batch that is smaller on the whole needs no room.
 #[test]
 fn what_shrinks_makes_room_for_what_grows_beside_it() {
