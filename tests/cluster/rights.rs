@@ -17,7 +17,6 @@ use tonic::{Code, Status};
 use super::calls::{Registry, assert_refused, fetch_of, named, registration, renewal, spec};
 use super::guarded::{Guarded, ROOT, by, entry};
 use super::harness::eventually;
-use super::metrics::get;
 use super::stream::{subscribe_to, subscribe_to_prefix};
 
 /// Those that prove nothing, by what they say.
@@ -316,21 +315,6 @@ pub(crate) fn refusals<'a>(
     SOMEBODY.into_iter().enumerate().map(of).filter(|(_, count)| *count > 0).collect()
 }
 
-/// How many calls of each method a node has counted: by `started`, those that began, by `handled`,
-/// with each code, those that were answered.
-async fn counted(guarded: &Guarded, calls: &str) -> BTreeMap<String, f64> {
-    let scraped = get(guarded.cluster.http_address(1), "/metrics", Some(ROOT)).await;
-    let scraped = scraped.expect("an answer").body;
-    let name = format!("grpc_server_{calls}_total{{");
-    let mut counted = BTreeMap::new();
-    for line in scraped.lines().filter_map(|line| line.strip_prefix(name.as_str())) {
-        let (labels, count) = line.rsplit_once(' ').unwrap();
-        let method = labels.split(",grpc_code=").next().unwrap().trim_end_matches('}');
-        *counted.entry(method.to_owned()).or_insert(0.0) += count.parse::<f64>().unwrap();
-    }
-    counted
-}
-
 /// CVE-2026-33413 (etcd): calls that nobody had thought of. CVE-2026-33343 (etcd): one foreign part
 /// in a batch. GHSA-xg4h-6gfc-h4m8 (etcd): a range wider than the right. Each refusal has a line.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -341,8 +325,7 @@ async fn each_method_takes_those_who_may_and_nobody_else() {
     let known = refusals(ROWS.iter().map(|(_, columns, _)| *columns));
     guarded.each_refusal_is_told(&known, ROWS.len() * NOBODY.len()).await;
     // Whoever refused it, and however early.
-    let (begun, answered) =
-        (counted(&guarded, "started").await, counted(&guarded, "handled").await);
+    let (begun, answered) = (guarded.counted("started").await, guarded.counted("handled").await);
     assert_eq!(begun, answered);
     assert!(begun.values().sum::<f64>() > (ROWS.len() * NOBODY.len()) as f64, "{begun:?}");
 }

@@ -155,6 +155,7 @@ fn what_is_known_is_shown_until_the_list_of_another_cluster_is_there() {
     topics.belongs_to(ClusterId::new(7));
     topics.replace(&topics.names(), 9, list(&["a"]));
     let queue = feed.listen();
+    assert!(matches!(queue.pop(), Some(WatchEvent::Added(instance)) if instance.id == "a"));
     topics.belongs_to(ClusterId::new(8));
     assert!(feed.current.load().get("a").is_some() && queue.pop().is_none());
     topics.replace(&topics.names(), 2, list(&["b", "c"]));
