@@ -1,11 +1,14 @@
 //! Which candidate goes on when several stand for election at the same moment, and a leader whose
 //! successor cannot win.
 
+use std::time::{Duration, Instant};
+
 use quorate_node::Tunables;
 use quorate_proto::v1::TransferLeaderRequest;
 use tonic::Code;
 
 use super::calls::{assert_refused, in_time, register};
+use super::failover::seldom_by_silence;
 use super::founding::{from, peer};
 use super::harness::{Cluster, eventually};
 use super::strangers::{ballot, log_id, vote};
@@ -41,19 +44,38 @@ async fn of_two_equal_candidates_the_one_with_the_higher_id_goes_on() {
     assert!((1..=3).contains(&won));
 }
 
-/// It takes no writes while it waits for the other one. That one is well, by all that it says, and
-/// is not heard where it asks for a vote.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_whose_successor_cannot_win_goes_on() {
-    let cluster = Cluster::start_cuttable(2, Tunables::default()).await;
+/// Node 2 of two leads, and hears node 1, which does not hear it.
+async fn unheard_leader(tunables: Tunables) -> Cluster {
+    let cluster = Cluster::start_cuttable(2, tunables).await;
     eventually("node 2 leads", || async {
         let handed = cluster.admin(1).transfer_leader(TransferLeaderRequest { to_id: 2 }).await;
         (handed.is_ok() && cluster.leader().await == 2).then_some(())
     })
     .await;
     cluster.cut_off(2);
+    cluster
+}
+
+/// It takes no writes while it waits for the other one. That one is well, by all that it says, and
+/// is not heard where it asks for a vote.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_successor_cannot_win_goes_on() {
+    let cluster = unheard_leader(Tunables::default()).await;
     let request = in_time(TransferLeaderRequest { to_id: 1 });
     let refused = cluster.admin(2).transfer_leader(request).await;
     assert_refused(refused, Code::FailedPrecondition, &["node 1 cannot lead now", "goes on"]);
     register(&mut cluster.registry(2), "web", "a").await;
+}
+
+/// As where all stop at the same time. To win, the other one may take longer than the whole grace.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_successor_cannot_win_stops_in_order() {
+    let tunables = seldom_by_silence();
+    let grace = Duration::from_millis(tunables.shutdown_grace_ms);
+    let longest = tunables.election_timeout_min_ms + tunables.election_timeout_max_ms;
+    assert!(2 * Duration::from_millis(longest) > grace);
+    let mut cluster = unheard_leader(tunables).await;
+    let begun = Instant::now();
+    cluster.stop(2).await;
+    assert!(begun.elapsed() >= grace / 4, "it was asked to lead: {:?}", begun.elapsed());
 }

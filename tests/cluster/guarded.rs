@@ -74,6 +74,21 @@ impl Guarded {
         whole.map(|line| serde_json::from_str(line).expect(line)).collect()
     }
 
+    /// How many calls of each method node 1 has counted: by `started`, those that began, by
+    /// `handled`, with each code, those that were answered.
+    pub(crate) async fn counted(&self, calls: &str) -> BTreeMap<String, f64> {
+        let scraped = get(self.cluster.http_address(1), "/metrics", Some(ROOT)).await;
+        let scraped = scraped.expect("an answer").body;
+        let name = format!("grpc_server_{calls}_total{{");
+        let mut counted = BTreeMap::new();
+        for line in scraped.lines().filter_map(|line| line.strip_prefix(name.as_str())) {
+            let (labels, count) = line.rsplit_once(' ').unwrap();
+            let method = labels.split(",grpc_code=").next().unwrap().trim_end_matches('}');
+            *counted.entry(method.to_owned()).or_insert(0.0) += count.parse::<f64>().unwrap();
+        }
+        counted
+    }
+
     /// Waits until each refusal has a line of node 1's audit log, so many of each caller that is
     /// known, or is counted as left out, which those of strangers may be.
     pub(crate) async fn each_refusal_is_told(

@@ -1,6 +1,6 @@
 //! Members come and go while services work: none of their calls may notice.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quorate_node::Tunables;
 use quorate_proto::v1::{
@@ -311,10 +311,15 @@ async fn calls_that_wait_at_a_node_that_stops_hear_that_it_is_stopping() {
         (condition.busiest_calls >= 3).then_some(())
     })
     .await;
+    let begun = Instant::now();
     cluster.stop(alone).await;
+    let took = begun.elapsed();
     let says = format!("node {alone} is stopping");
     assert_refused(read.await.unwrap(), Code::Unavailable, &[&says]);
     assert_refused(write.await.unwrap(), Code::Unavailable, &[&says]);
+    // Half of its grace is for calls that go on.
+    let grace = Duration::from_millis(Tunables::default().shutdown_grace_ms);
+    assert!(took < grace / 2, "it waited for them: {took:?}");
 }
 
 /// Nobody answers its first question.

@@ -324,6 +324,10 @@ async fn each_method_takes_those_who_may_and_nobody_else() {
     assert!(wrong.is_empty(), "{wrong:#?}");
     let known = refusals(ROWS.iter().map(|(_, columns, _)| *columns));
     guarded.each_refusal_is_told(&known, ROWS.len() * NOBODY.len()).await;
+    // Whoever refused it, and however early.
+    let (begun, answered) = (guarded.counted("started").await, guarded.counted("handled").await);
+    assert_eq!(begun, answered);
+    assert!(begun.values().sum::<f64>() > (ROWS.len() * NOBODY.len()) as f64, "{begun:?}");
 }
 
 /// CVE-2026-33343 (etcd): the part that was refused was the only one, the others were done.

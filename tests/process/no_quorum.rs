@@ -160,6 +160,7 @@ async fn ends_in_time(nodes: &str, line: &str) {
             _ => ["no quorum", "`quorate cluster status` says how"],
         };
         assert!(says.iter().all(|words| err.contains(words)), "{line}: {err}");
+        assert!(!err.contains("dependents"), "{line} is told, and not what it asks first: {err}");
         assert_eq!(*code, if is_refused { 1 } else { 3 }, "{line}: {ran:?}");
         if took <= timeout + Duration::from_millis(500) {
             return;

@@ -22,6 +22,10 @@ use crate::unread::resident_mib;
 const HALF_OPEN: usize = 2_000;
 /// As many at each other listener of a node: fewer than anybody may have there.
 const AT_OTHERS: usize = 50;
+/// So many are begun right before somebody comes who is to be let in.
+const JUST_BEFORE: usize = 8;
+/// A node gives a handshake 5 s: whoever had to wait for another one would take longer.
+const WAITS_FOR_NONE: Duration = Duration::from_secs(4);
 /// How many handshakes of others are timed.
 const HANDSHAKES: usize = 11;
 /// Others connect within this, or within three times what it takes them alone.
@@ -31,19 +35,24 @@ const KEPT_MIB: u64 = 16;
 /// What others may open and close meanwhile.
 const OTHER_DESCRIPTORS: usize = 16;
 
-/// The head of a ClientHello, of which the rest never comes, at all listeners of all three nodes.
-async fn begin(cluster: &Cluster, files: &[Files]) -> Vec<TcpStream> {
-    let clients = (0..HALF_OPEN).map(|at| cluster.nodes[at % 3].clients.clone());
-    let others = cluster.nodes.iter().zip(files).flat_map(|(node, files)| {
-        [node.peers(), files.http.clone()].into_iter().cycle().take(2 * AT_OTHERS)
-    });
+/// The head of a ClientHello, of which the rest never comes.
+async fn half_open(addresses: impl Iterator<Item = String>) -> Vec<TcpStream> {
     // At once: one after the other, on a busy machine, the first would be over before the last.
-    let begun = clients.chain(others).map(async |address| {
+    let begun = addresses.map(async |address| {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]).await.unwrap();
         stream
     });
     join_all(begun).await
+}
+
+/// At all listeners of all three nodes.
+async fn begin(cluster: &Cluster, files: &[Files]) -> Vec<TcpStream> {
+    let clients = (0..HALF_OPEN).map(|at| cluster.nodes[at % 3].clients.clone());
+    let others = cluster.nodes.iter().zip(files).flat_map(|(node, files)| {
+        [node.peers(), files.http.clone()].into_iter().cycle().take(2 * AT_OTHERS)
+    });
+    half_open(clients.chain(others)).await
 }
 
 /// The events of a watch until it is dropped, of which none may be the end of a lease.
@@ -62,9 +71,13 @@ async fn see_none_leave(mut watch: Watch) {
 /// Who is let in at them gets in beside half-open ones.
 async fn all_listeners_answer(node: &Node, files: &Files, authority: &Authority) {
     for door in doors(node, files) {
+        let _half_open = half_open((0..JUST_BEFORE).map(|_| door.address.clone())).await;
+        let begun = Instant::now();
         let answered =
             is_answered(&door.address, &authority.pem, Some(&authority.node(2)), door.speaks).await;
         answered.unwrap_or_else(|why| panic!("the listener for {}: {why}", door.of));
+        let took = begun.elapsed();
+        assert!(took < WAITS_FOR_NONE, "the listener for {} took {took:?}", door.of);
     }
 }
 

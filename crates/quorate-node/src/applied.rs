@@ -236,7 +236,7 @@ mod tests {
     use openraft::Membership;
     use openraft::vote::RaftLeaderId as _;
     use quorate_log::NodeId;
-    use quorate_state::{Clock, Command};
+    use quorate_state::{Clock, Command, Share};
 
     use super::*;
     use crate::types::{Member, Vote};
@@ -263,6 +263,18 @@ mod tests {
         assert_eq!(applied.lock().membership.nodes().count(), 3);
         assert_eq!(applied.lock().marks.last(), before);
         assert_eq!(before, (0, applied.registry().hash()));
+    }
+
+    #[test]
+    fn what_is_applied_is_not_under_way_any_more() {
+        let applied = Applied::new(1, 1, Histogram::new([]));
+        let (since, share) = (Clock(0), Share(1));
+        let request = Request { origin: 7, number: 1, done_below: 0, since, digest: 0, share };
+        applied.lock().pending.add(3, &request, 10);
+        let command = Command { request: Some(request), ..Command::new(Clock(0), Op::Tick) };
+        let (log_id, payload) = (log_id(3, 1), EntryPayload::Normal(command));
+        applied.apply(Entry { log_id, payload });
+        assert_eq!(applied.lock().pending.bytes(3), 0);
     }
 
     #[test]

@@ -320,7 +320,8 @@ mod tests {
         assert!(number(&path).unwrap_err().contains("more than 1048576 bytes"));
     }
 
-    /// Three numbers, of which none is to be more than 10 above the one before it.
+    /// Three numbers, of which none is to be more than 10 above the one before it, nor all together
+    /// more than 40 above those in use.
     #[tokio::test]
     async fn a_part_that_cannot_be_used_holds_back_no_other() {
         let dir = tempfile::tempdir().unwrap();
@@ -335,10 +336,12 @@ mod tests {
         };
         put(["1", "2", "3"]);
         let sources = paths.iter().map(|path| vec![Source::file(path)]).collect();
-        let kept = Kept::new("numbers", sources, |parts, _| {
+        let sum = |numbers: &[u32]| numbers.iter().sum::<u32>();
+        let kept = Kept::new("numbers", sources, move |parts, before: Option<&Vec<u32>>| {
             let read: Result<Vec<u32>, String> = parts.iter().map(|part| parse(part)).collect();
             let read = read?;
-            let fit = read.windows(2).all(|two| two[1] <= two[0] + 10);
+            let fit = read.windows(2).all(|two| two[1] <= two[0] + 10)
+                && before.is_none_or(|before| sum(&read) <= sum(before) + 40);
             if fit { Ok(read) } else { Err("they do not fit".to_owned()) }
         });
         let kept = kept.unwrap();
@@ -353,6 +356,7 @@ mod tests {
             ("one that does not fit those in use", ["10", "30", "x"], [20, 30, 5], 5),
             ("one that fits none", ["1", "12", "5"], [20, 12, 5], 6),
             ("two of which either fits: the first counts more", ["5", "25", "5"], [5, 12, 5], 7),
+            ("one that fits when the other is taken", ["40", "50", "5"], [40, 50, 5], 9),
         ] {
             put(texts);
             kept.reread().await;

@@ -113,7 +113,9 @@ mod tests {
     fn another_clusters_snapshot_resets_and_tells_what_differs() {
         let mut known = Known::default();
         known.take(snapshot(5, &["a"]), ClusterId::new(7)).unwrap();
-        assert!(known.take(Taken::Part, ClusterId::new(8)).is_none());
+        for taken in [Taken::Leader(true), Taken::Part] {
+            assert!(known.take(taken, ClusterId::new(8)).is_none());
+        }
         assert_eq!(
             (known.view.len(), known.view.cluster_id()),
             (1, ClusterId::new(7)),

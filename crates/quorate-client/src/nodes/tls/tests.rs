@@ -277,6 +277,14 @@ async fn a_bad_file_holds_back_no_other() {
     assert!(!files.trusts(&of_coming), "another key: whom to trust counts");
     files.put([("certificate", &third)]).await;
     assert!(files.shows(&third));
+
+    // A CA comes, and the list goes that it has had here: first what is revoked counts, by which
+    // that list is gone, and then the CA, which would have kept it.
+    let of_both = |ours: &str| format!("{ours}{}", coming.list(1, 2020));
+    files.put([("lists", &of_both(&ours.list_with(5, 2020, &[7, 8])))]).await;
+    files.put([("ca", &new), ("lists", &ours.list_with(6, 2020, &[7, 8, 9]))]).await;
+    assert!(!files.trusts(&good), "what is revoked goes before whom to trust");
+    assert!(files.trusts(&of_coming), "and does not hold it back");
 }
 
 /// RUSTSEC-2026-0049 (webpki): of the places where a certificate says that its list is, only the
@@ -311,7 +319,7 @@ fn a_list_counts_whichever_place_of_it_the_certificate_names() {
 fn a_limited_ca_issues_for_no_more_by_a_wildcard() {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let permitted_subtrees = vec![GeneralSubtree::DnsName("a.test".to_owned())];
+    let permitted_subtrees = vec![GeneralSubtree::DnsName("a.b.test".to_owned())];
     params.name_constraints =
         Some(NameConstraints { permitted_subtrees, excluded_subtrees: Vec::new() });
     let key = KeyPair::generate().unwrap();
@@ -320,10 +328,11 @@ fn a_limited_ca_issues_for_no_more_by_a_wildcard() {
     let loaded = Tls::new().ca_pem(pem).load().unwrap().kept.now();
     let now = loaded.config.time_provider.current_time().unwrap();
     for (of, host, is_trusted) in [
-        ("a.test", "a.test", true),
-        ("*.a.test", "n.a.test", true),
-        ("*.test", "a.test", false),
-        ("*.test", "b.test", false),
+        ("a.b.test", "a.b.test", true),
+        ("*.a.b.test", "n.a.b.test", true),
+        // One with a `*` for a name of one part is taken from no CA.
+        ("*.b.test", "a.b.test", false),
+        ("*.b.test", "c.b.test", false),
     ] {
         let params = CertificateParams::new(vec![of.to_owned()]).unwrap();
         let node = params.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap();

@@ -141,6 +141,28 @@ fn what_is_cached_of_another_cluster_is_not_shown() {
     }
 }
 
+/// Whatever is late: a view is never empty in between.
+#[test]
+fn what_is_known_is_shown_until_the_list_of_another_cluster_is_there() {
+    let feed = Arc::new(Feed::new(Selector::service("s").statuses([])));
+    let mut topics = Topics::default();
+    topics.add(feed.clone());
+    let list = |ids: &[&str]| {
+        let instance = |id: &&str| Instance { id: (*id).to_owned(), ..Instance::default() };
+        let instances = ids.iter().map(instance).collect();
+        vec![Service { name: "s".to_owned(), instances, ..Service::default() }]
+    };
+    topics.belongs_to(ClusterId::new(7));
+    topics.replace(&topics.names(), 9, list(&["a"]));
+    let queue = feed.listen();
+    assert!(matches!(queue.pop(), Some(WatchEvent::Added(instance)) if instance.id == "a"));
+    topics.belongs_to(ClusterId::new(8));
+    assert!(feed.current.load().get("a").is_some() && queue.pop().is_none());
+    topics.replace(&topics.names(), 2, list(&["b", "c"]));
+    assert!(feed.current.load().get("a").is_none());
+    assert_eq!(feed.current.load().len(), 2);
+}
+
 #[test]
 fn a_queue_keeps_each_change_until_there_are_too_many() {
     // S2.12
