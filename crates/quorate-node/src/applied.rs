@@ -274,7 +274,7 @@ mod tests {
         let command = Command { request: Some(request), ..Command::new(Clock(0), Op::Tick) };
         let (log_id, payload) = (log_id(3, 1), EntryPayload::Normal(command));
         applied.apply(Entry { log_id, payload });
-        assert_eq!(applied.lock().pending.bytes(3), 0);
+        assert_eq!(applied.lock().pending.bytes(3, None), 0);
     }
 
     #[test]
