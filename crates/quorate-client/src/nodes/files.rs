@@ -337,13 +337,14 @@ mod tests {
         put(["1", "2", "3"]);
         let sources = paths.iter().map(|path| vec![Source::file(path)]).collect();
         let sum = |numbers: &[u32]| numbers.iter().sum::<u32>();
-        let kept = Kept::new("numbers", sources, move |parts, before: Option<&Vec<u32>>| {
-            let read: Result<Vec<u32>, String> = parts.iter().map(|part| parse(part)).collect();
-            let read = read?;
-            let fit = read.windows(2).all(|two| two[1] <= two[0] + 10)
-                && before.is_none_or(|before| sum(&read) <= sum(before) + 40);
-            if fit { Ok(read) } else { Err("they do not fit".to_owned()) }
-        });
+        let kept =
+            Kept::new("numbers", sources, move |parts, before: Option<Before<'_, Vec<u32>>>| {
+                let read: Result<Vec<u32>, String> = parts.iter().map(|part| parse(part)).collect();
+                let read = read?;
+                let fit = read.windows(2).all(|two| two[1] <= two[0] + 10)
+                    && before.is_none_or(|before| sum(&read) <= sum(before.value) + 40);
+                if fit { Ok(read) } else { Err("they do not fit".to_owned()) }
+            });
         let kept = kept.unwrap();
         for (what, texts, numbers, changes) in [
             ("the first", ["x", "4", "5"], [1, 4, 5], 1),
