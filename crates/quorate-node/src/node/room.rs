@@ -18,8 +18,8 @@ impl Node {
     /// before, what is answered as that was.
     ///
     /// # Errors
-    /// There is no room for it, and nothing that this node had proposed by now has done it; or it
-    /// was refused before.
+    /// There is no room for it, and nothing that was proposed before has done it; or it was refused
+    /// before.
     pub(super) async fn find_room(
         &self,
         op: Op,
@@ -146,15 +146,6 @@ mod tests {
 
     use super::*;
     use crate::server::Bound;
-
-    /// It could not know what another leader has done since.
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_node_that_does_not_lead_gives_no_last_word_on_room() {
-        let dir = tempfile::tempdir().unwrap();
-        let bound = Bound::waiting(dir.path()).await;
-        let answer = bound.node().apply_all().await;
-        assert!(matches!(answer, Err(NodeError::NotLeader { .. })), "{answer:?}");
-    }
 
     #[tokio::test]
     async fn a_write_whose_caller_is_gone_does_not_count_for_ever() {
