@@ -2,7 +2,7 @@
 //! `rescued_pods.rs`.
 
 use std::process::Command;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use serde_json::{Value, json};
 
@@ -153,7 +153,7 @@ fn a_backup_by_hand_has_a_name_of_its_own() {
     assert!(file("backup.yaml").contains(&format!("#   {command}\n")), "{command}");
     let begin = "kubectl create job --from=cronjob/quorate-backup ";
     let name = command.strip_prefix(begin).unwrap_or_else(|| panic!("{command}"));
-    let minute = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() / 60;
+    let minute = || UNIX_EPOCH.elapsed().unwrap().as_secs() / 60;
     let before = minute();
     let made = Command::new("bash").args(["-euc", &format!("echo {name}")]).output().unwrap();
     let made = String::from_utf8(made.stdout).unwrap();
