@@ -87,6 +87,10 @@ type Contents = Vec<Vec<u8>>;
 type Make<T> = Box<dyn Fn(&[&[Vec<u8>]], Option<Before<'_, T>>) -> Result<T, String> + Send + Sync>;
 
 /// What is in use when a value is made.
+#[cfg_attr(
+    all(not(feature = "tls"), not(test)),
+    expect(dead_code, reason = "only TLS has parts that depend on what was before")
+)]
 pub(super) struct Before<'a, T> {
     pub(super) value: &'a T,
     /// Of each part, whether what was read of it is another, or nothing, and is left out here.
