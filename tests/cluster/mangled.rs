@@ -7,7 +7,7 @@
 //!
 //! `QUORATE_MANGLED_SECONDS` makes it longer, `QUORATE_MANGLED_SEED` begins elsewhere.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -46,8 +46,6 @@ const SECONDS: u64 = 8;
 const AT_ONCE: usize = 16;
 /// To mangle a message so that it can be read.
 const TRIES: usize = 50;
-/// How often they do all that they do, until each method was called.
-const ROUNDS: usize = 5;
 /// Of each method, at least.
 const LEAST: usize = 20;
 /// Much longer than a node thinks about a message that it does not take.
@@ -138,22 +136,17 @@ fn corpus(newer: &BTreeMap<u64, Newer>, known: &Known) -> Recorded {
     calls
 }
 
-/// Lets them talk until they have said something by each method.
+/// What they say while they talk, by each method. The snapshot may be on its way yet.
 async fn recorded(cluster: &mut Cluster, newer: &BTreeMap<u64, Newer>) -> (Known, Recorded) {
-    let all: BTreeSet<&str> = methods().into_iter().collect();
-    let mut missing = Vec::new();
-    for _ in 0..ROUNDS {
-        talk(cluster).await;
+    talk(cluster).await;
+    let (cluster, methods) = (&*cluster, methods());
+    eventually("each method was called", || async {
         let known = Known::of(cluster).await;
         let calls = corpus(newer, &known);
-        let has_none = |method: &str| calls.get(method).is_none_or(Vec::is_empty);
-        missing = all.iter().filter(|method| has_none(method)).collect();
-        if missing.is_empty() {
-            return (known, calls);
-        }
-        eprintln!("nobody has called {missing:?} yet");
-    }
-    panic!("nobody calls {missing:?}");
+        let was_called = |method: &&str| calls.get(*method).is_some_and(|calls| !calls.is_empty());
+        methods.iter().all(was_called).then_some((known, calls))
+    })
+    .await
 }
 
 /// Where the cluster is while nothing else is done.
