@@ -278,13 +278,16 @@ async fn a_bad_file_holds_back_no_other() {
     files.put([("certificate", &third)]).await;
     assert!(files.shows(&third));
 
-    // A CA comes, and the list goes that it has had here: first what is revoked counts, by which
-    // that list is gone, and then the CA, which would have kept it.
+    // A CA comes, and the list goes that it has had here: what is revoked goes before whom to trust,
+    // which waits for that list.
     let of_both = |ours: &str| format!("{ours}{}", coming.list(1, 2020));
     files.put([("lists", &of_both(&ours.list_with(5, 2020, &[7, 8])))]).await;
-    files.put([("ca", &new), ("lists", &ours.list_with(6, 2020, &[7, 8, 9]))]).await;
-    assert!(!files.trusts(&good), "what is revoked goes before whom to trust");
-    assert!(files.trusts(&of_coming), "and does not hold it back");
+    let last = ours.list_with(6, 2020, &[7, 8, 9]);
+    files.put([("ca", &new), ("lists", &last)]).await;
+    assert!(!files.trusts(&good), "what is revoked counts");
+    assert!(!files.trusts(&of_coming), "a CA waits for its list");
+    files.put([("lists", &of_both(&last))]).await;
+    assert!(files.trusts(&of_coming) && !files.trusts(&good));
 }
 
 /// RUSTSEC-2026-0049 (webpki): of the places where a certificate says that its list is, only the
