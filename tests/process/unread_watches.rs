@@ -6,7 +6,7 @@ use std::time::Duration;
 use prost::Message;
 use quorate_client::Client;
 use quorate_proto::v1::watch_request::Kind as Ask;
-use quorate_proto::v1::{ChangeKind, WatchRequest, WatchResponse, WatchSubscribe};
+use quorate_proto::v1::{ChangeKind, InstanceSpec, WatchRequest, WatchResponse, WatchSubscribe};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
@@ -30,8 +30,10 @@ const IGNORED: usize = 250;
 const IGNORED_ON_EACH: usize = 25;
 /// A deaf caller's buffer: what the node sends is stuck soon.
 const DEAF_BYTES: u32 = 4_096;
-const CHANGES_EVERY: Duration = Duration::from_millis(40);
+const CHANGES_EVERY: Duration = Duration::from_millis(200);
 const CHANGED: usize = 20;
+/// In one message, which is a large one: there are more watches than places for those.
+const CHANGED_AT_ONCE: usize = 5;
 /// Of a KiB each: what a deaf or ignored watch may have under way is full within a few seconds.
 const TEXTS: usize = 4;
 const LONG: Duration = Duration::from_secs(600);
@@ -105,17 +107,22 @@ async fn ignored(node: &Node) -> Vec<Ignored> {
     opening.join_all().await
 }
 
-/// Changes one instance of the service after the other, until it is ended.
+/// Changes some instances of the service after the other, until it is ended.
 fn churn(node: &Node, tasks: &mut JoinSet<()>) -> AbortHandle {
     let mut registry = node.registry();
     tasks.spawn(async move {
         let mut tick = tokio::time::interval(CHANGES_EVERY);
         for change in 0_usize.. {
             tick.tick().await;
-            let id = format!("c{}", change % CHANGED);
-            let mut request = registration("churn", &id, LONG, 0);
+            let mut request = registration("churn", "", LONG, 0);
+            let one = request.instances.remove(0);
             let text = |at| (format!("text-{at}"), format!("{change:0>1024}"));
-            request.instances[0].metadata = (0..TEXTS).map(text).collect();
+            let changed = (0..CHANGED_AT_ONCE).map(|at| InstanceSpec {
+                id: format!("c{}", (change * CHANGED_AT_ONCE + at) % CHANGED),
+                metadata: (0..TEXTS).map(text).collect(),
+                ..one.clone()
+            });
+            request.instances = changed.collect();
             registry.register(request).await.expect("others are served");
         }
     })
@@ -160,7 +167,8 @@ async fn watches_that_nobody_reads_hold_up_nobody_and_leave_nothing() {
             "measured: renewals p99 {alone:?} without, {elsewhere:?} elsewhere, {beside:?} beside {IGNORED} \
              ignored and {DEAF} deaf watches and {changes} changes; {taken} MiB, {before} before"
         );
-        assert!(changes > 0, "a watcher that reads sees changes");
+        let faults = feed.look(|seen| seen.faults.clone());
+        assert!(changes > 0, "a watcher that reads sees changes: {faults:?}");
         rounds.push((elsewhere, beside));
         if beside <= UNNOTICED.max(alone.max(elsewhere) * SLOWER_MAX) {
             break true;

@@ -72,6 +72,15 @@ pub(crate) struct Positioned {
     pub(crate) revision: Revision,
 }
 
+/// A message that waits to be sent, and the position that it leads to.
+#[derive(Debug)]
+struct Ready {
+    message: Message,
+    revision: Revision,
+    /// Its changes count only together.
+    coalesced: bool,
+}
+
 /// One watcher, until something ends it with an `E`.
 #[derive(Debug)]
 pub(crate) struct Subscription<E> {
@@ -89,8 +98,7 @@ pub(crate) struct Subscription<E> {
     replays: bool,
     /// Changes that are sent when the rest of the ring is looked through, too.
     coalesced: Option<Coalesced>,
-    /// Messages that are ready, with the position that each of them leads to.
-    ready: VecDeque<(Message, Revision)>,
+    ready: VecDeque<Ready>,
     /// What ends it, alone.
     end: FuturesUnordered<BoxFuture<'static, E>>,
     /// Each of them is polled only when it has woken.
@@ -147,16 +155,20 @@ impl<E: Send + 'static> Subscription<E> {
         subscription
     }
 
-    /// The next message, or what ended it. To be polled again and again costs next to nothing: the
-    /// transport does so.
-    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Positioned, E>> {
+    /// The next message, of about this many bytes at most unless one instance alone is larger, or
+    /// what ended it. To be polled again and again costs next to nothing: the transport does so.
+    pub(crate) fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: usize,
+    ) -> Poll<Result<Positioned, E>> {
         loop {
             let mut woken = Context::from_waker(&self.waker);
             // First: what is queued may not be its watcher's to see any more.
             if let Poll::Ready(Some(end)) = self.end.poll_next_unpin(&mut woken) {
                 return Poll::Ready(Err(end));
             }
-            if let Some((message, revision)) = self.ready.pop_front() {
+            if let Some(Ready { message, revision, .. }) = self.pop_ready(bytes) {
                 let begins = matches!(message, Message::Snapshot { .. });
                 let previous = if begins { Revision(0) } else { self.position };
                 self.position = revision;
@@ -178,12 +190,36 @@ impl<E: Send + 'static> Subscription<E> {
 
     /// What the last message that is ready leads to.
     fn reached(&self) -> Revision {
-        self.ready.back().map_or(self.position, |(_, revision)| *revision)
+        self.ready.back().map_or(self.position, |last| last.revision)
+    }
+
+    fn push_ready(&mut self, message: Message, revision: Revision) {
+        self.ready.push_back(Ready { message, revision, coalesced: false });
+    }
+
+    /// The first message that is ready, cut where it has more than about so many bytes.
+    fn pop_ready(&mut self, bytes: usize) -> Option<Ready> {
+        let next = self.ready.pop_front()?;
+        if bytes >= MESSAGE_BYTES {
+            return Some(next);
+        }
+        let Ready { message, revision, coalesced } = next;
+        let cut = match message {
+            Message::Snapshot { services, reset, last } => {
+                in_parts(services, (reset, last), revision, bytes)
+            }
+            Message::Delta(events) => deltas(events, self.position, revision, coalesced, bytes),
+            Message::Bookmark | Message::Leader(_) => {
+                return Some(Ready { message, revision, coalesced });
+            }
+        };
+        cut.into_iter().rev().for_each(|ready| self.ready.push_front(ready));
+        self.ready.pop_front()
     }
 
     fn tell_leader(&mut self, mut leaders: watch::Receiver<Option<NodeId>>) {
         let leader = *leaders.borrow_and_update();
-        self.ready.push_back((Message::Leader(leader), self.reached()));
+        self.push_ready(Message::Leader(leader), self.reached());
         self.seldom.push(next_leader(leaders).boxed());
     }
 
@@ -209,7 +245,7 @@ impl<E: Send + 'static> Subscription<E> {
                     self.applied.propagation.observe(first.at.elapsed().as_secs_f64());
                     self.queue_changes(events, upto, false);
                 } else if bookmark {
-                    self.ready.push_back((Message::Bookmark, upto));
+                    self.push_ready(Message::Bookmark, upto);
                 }
             }
             Batch::Ring { events, upto, coalesce, last } => {
@@ -246,70 +282,92 @@ impl<E: Send + 'static> Subscription<E> {
             self.queue_changes(events, self.taken, coalesced);
         } else if replays && last {
             // It waits to hear that nothing is new, and how old that is.
-            self.ready.push_back((Message::Bookmark, self.taken));
+            self.push_ready(Message::Bookmark, self.taken);
         }
     }
 
-    /// Of coalesced changes, only the last message moves the position: before it, a change may
-    /// still be missing.
-    fn queue_changes(
-        &mut self,
-        mut events: Vec<Arc<SharedEvent>>,
-        upto: Revision,
-        coalesced: bool,
-    ) {
-        let mut reached = self.reached();
-        while let Some(rest) = split_off_rest(&mut events) {
-            if !coalesced {
-                reached = events.last().map_or(reached, |last| last.event.revision);
-            }
-            let message = Message::Delta(std::mem::replace(&mut events, rest));
-            self.ready.push_back((message, reached));
-        }
-        self.ready.push_back((Message::Delta(events), upto));
+    fn queue_changes(&mut self, events: Vec<Arc<SharedEvent>>, upto: Revision, coalesced: bool) {
+        let from = self.reached();
+        self.ready.extend(deltas(events, from, upto, coalesced, MESSAGE_BYTES));
     }
 
     fn queue_snapshot(&mut self, registry: &Registry, reset: bool) {
-        let revision = registry.revision();
-        let (mut services, mut bytes) = (Vec::new(), 0);
-        for mut whole in covered(registry, &self.filter) {
-            let instances = std::mem::take(&mut whole.instances);
-            let mut part = whole.with(Vec::new());
-            bytes += service_bytes(&whole.key);
-            for instance in instances {
-                let size = instance_bytes(&instance);
-                if bytes + size > MESSAGE_BYTES {
-                    services.push(std::mem::replace(&mut part, whole.with(Vec::new())));
-                    self.queue_part(std::mem::take(&mut services), reset);
-                    bytes = 0;
-                }
-                bytes += size;
-                part.instances.push(instance);
-            }
-            services.push(part);
-            if bytes > MESSAGE_BYTES {
-                self.queue_part(std::mem::take(&mut services), reset);
-                bytes = 0;
-            }
-        }
-        let message = Message::Snapshot { services, reset, last: true };
-        self.ready.push_back((message, revision));
-    }
-
-    fn queue_part(&mut self, services: Vec<Part>, reset: bool) {
-        let message = Message::Snapshot { services, reset, last: false };
-        self.ready.push_back((message, Revision(0)));
+        let services = covered(registry, &self.filter);
+        let whole = (reset, true);
+        self.ready.extend(in_parts(services, whole, registry.revision(), MESSAGE_BYTES));
     }
 }
 
+/// Messages of about so many bytes with these changes, which lead from one revision to another. Of
+/// coalesced changes, only the last message moves the position: before it, a change may still be
+/// missing.
+fn deltas(
+    mut events: Vec<Arc<SharedEvent>>,
+    from: Revision,
+    upto: Revision,
+    coalesced: bool,
+    most: usize,
+) -> Vec<Ready> {
+    let (mut ready, mut revision) = (Vec::new(), from);
+    while let Some(rest) = split_off_rest(&mut events, most) {
+        if !coalesced {
+            revision = events.last().map_or(revision, |last| last.event.revision);
+        }
+        let message = Message::Delta(std::mem::replace(&mut events, rest));
+        ready.push(Ready { message, revision, coalesced });
+    }
+    ready.push(Ready { message: Message::Delta(events), revision: upto, coalesced });
+    ready
+}
+
 /// What is too much for one message, if anything.
-fn split_off_rest(events: &mut Vec<Arc<SharedEvent>>) -> Option<Vec<Arc<SharedEvent>>> {
+fn split_off_rest(
+    events: &mut Vec<Arc<SharedEvent>>,
+    most: usize,
+) -> Option<Vec<Arc<SharedEvent>>> {
     let mut bytes = 0;
     let too_much = events.iter().enumerate().position(|(at, shared)| {
         bytes += shared.bytes;
-        at > 0 && (bytes > MESSAGE_BYTES || at == BATCH_MAX)
+        at > 0 && (bytes > most || at == BATCH_MAX)
     });
     too_much.map(|at| events.split_off(at))
+}
+
+/// Messages of about so many bytes with these services, of which only the last leads to a revision.
+fn in_parts(
+    all: Vec<Part>,
+    (reset, last): (bool, bool),
+    revision: Revision,
+    most: usize,
+) -> Vec<Ready> {
+    let mut ready = Vec::new();
+    let mut add = |services: &mut Vec<Part>, last, revision| {
+        let message = Message::Snapshot { services: std::mem::take(services), reset, last };
+        ready.push(Ready { message, revision, coalesced: false });
+    };
+    let (mut services, mut bytes) = (Vec::new(), 0);
+    for mut whole in all {
+        let instances = std::mem::take(&mut whole.instances);
+        let mut part = whole.with(Vec::new());
+        bytes += service_bytes(&whole.key);
+        for instance in instances {
+            let size = instance_bytes(&instance);
+            if bytes + size > most {
+                services.push(std::mem::replace(&mut part, whole.with(Vec::new())));
+                add(&mut services, false, Revision(0));
+                bytes = 0;
+            }
+            bytes += size;
+            part.instances.push(instance);
+        }
+        services.push(part);
+        if bytes > most {
+            add(&mut services, false, Revision(0));
+            bytes = 0;
+        }
+    }
+    add(&mut services, last, revision);
+    ready
 }
 
 /// What comes seldom.

@@ -13,7 +13,6 @@ use http::Response;
 use http_body::{Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
-use tokio_util::sync::PollSemaphore;
 use tonic::Status;
 use tonic::body::Body;
 
@@ -25,8 +24,8 @@ use crate::net::connections::Line;
 /// have watch thirty each. A name takes some hundred bytes.
 const NAMES_MAX: usize = 512 * 1024;
 /// Large messages that are made for one address and not taken yet. Each has some 256 KiB at most
-/// (`applied/subscription.rs`). Where there are so many, all its watches wait, as it is not known
-/// of a message how large it will be.
+/// (`applied/subscription.rs`). Where there are so many, its other watches are sent small ones, one
+/// after the other: who does not read holds up nobody who does.
 const LARGE_MAX: usize = 64;
 /// For one connection, so that one alone does not hold up the others of its address.
 const OF_CONNECTION_MAX: usize = 16;
@@ -76,28 +75,57 @@ impl Drop for Names {
     }
 }
 
+/// How large a watch's next message may be: the watch asks before it makes one.
+#[derive(Debug, Clone)]
+pub(crate) struct Room(Arc<AtomicUsize>);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(Arc::new(AtomicUsize::new(usize::MAX)))
+    }
+}
+
+impl Room {
+    /// In bytes. Pending: the small message that was made is handed on first.
+    pub(crate) fn poll_take(&self, cx: &Context<'_>) -> Poll<usize> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            usize::MAX => Poll::Ready(usize::MAX),
+            small => {
+                self.0.store(0, Ordering::Relaxed);
+                Poll::Ready(small)
+            }
+        }
+    }
+
+    /// As large as messages get; else one small message.
+    fn set(&self, large: bool) {
+        self.0.store(if large { usize::MAX } else { COUNTED_FROM }, Ordering::Relaxed);
+    }
+}
+
 /// Says of a response that it is a watch's, on this connection.
 #[derive(Clone)]
-pub(crate) struct OfWatch(pub(crate) Arc<Line>);
+pub(crate) struct OfWatch {
+    pub(crate) line: Arc<Line>,
+    pub(crate) room: Room,
+}
 
-/// A watch's response whose large messages wait until others of its address were taken.
+/// A watch's response whose messages are small where too many large ones of its connection or
+/// address were not taken yet.
 pub(crate) fn paced(mut response: Response<Body>) -> Response<Body> {
     match response.extensions_mut().remove::<OfWatch>() {
         None => response,
-        Some(OfWatch(line)) => {
-            let (turns, own, rest) = ([None, None], None, None);
-            response.map(|body| Body::new(Paced { body, line, turns, own, rest }))
-        }
+        Some(of) => response.map(|body| Body::new(Paced { body, of, rest: None })),
     }
 }
 
 struct Paced {
     body: Body,
-    line: Arc<Line>,
-    /// There was no place for the connection, or for the address, and it waits for one.
-    turns: [Option<PollSemaphore>; 2],
-    /// The connection's place, while it waits for the address's.
-    own: Option<OwnedSemaphorePermit>,
+    of: OfWatch,
     /// Of a large message, what was not handed on yet.
     rest: Option<(Bytes, Arc<Large>)>,
 }
@@ -137,22 +165,14 @@ impl Drop for Large {
     }
 }
 
-impl Paced {
-    fn poll_places(&mut self, cx: &mut Context<'_>) -> Poll<Places> {
-        let [own_turn, turn] = &mut self.turns;
-        let own = match self.own.take() {
-            Some(own) => own,
-            None => ready!(poll_place(own_turn, &self.line.large, cx)),
-        };
-        match poll_place(turn, &self.line.watched().large, cx) {
-            Poll::Ready(place) => Poll::Ready([own, place]),
-            Poll::Pending => {
-                self.own = Some(own);
-                Poll::Pending
-            }
-        }
-    }
+/// A place of the connection and one of the address, if there are.
+fn places(line: &Line) -> Option<Places> {
+    let [own, of_address] = [&line.large, &line.watched().large];
+    let place = |of: &Arc<Semaphore>| of.clone().try_acquire_owned().ok();
+    Some([place(own)?, place(of_address)?])
+}
 
+impl Paced {
     fn next_piece(&mut self) -> Option<Frame<Bytes>> {
         let (rest, of) = self.rest.as_mut()?;
         let bytes = rest.split_to(rest.len().min(PIECE));
@@ -162,23 +182,6 @@ impl Paced {
         }
         Some(Frame::data(Bytes::from_owner(piece)))
     }
-}
-
-/// A place among these; `turn`: it waits for one.
-fn poll_place(
-    turn: &mut Option<PollSemaphore>,
-    of: &Arc<Semaphore>,
-    cx: &mut Context<'_>,
-) -> Poll<OwnedSemaphorePermit> {
-    if turn.is_none()
-        && let Ok(place) = of.clone().try_acquire_owned()
-    {
-        return Poll::Ready(place);
-    }
-    let waiting = turn.get_or_insert_with(|| PollSemaphore::new(of.clone()));
-    let place = ready!(waiting.poll_acquire(cx)).expect("invariant: never closed");
-    *turn = None;
-    Poll::Ready(place)
 }
 
 impl http_body::Body for Paced {
@@ -193,19 +196,23 @@ impl http_body::Body for Paced {
             return Poll::Ready(Some(Ok(piece)));
         }
         // Before a message is made. They are given back at once where none is, or a small one.
-        let places = ready!(self.poll_places(cx));
+        let places = places(&self.of.line);
+        self.of.room.set(places.is_some());
         let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
             Some(Ok(frame)) => frame,
             end => return Poll::Ready(end),
         };
-        match frame.into_data() {
-            Ok(data) if data.len() >= COUNTED_FROM => {
-                let large = Large::begin(self.line.clone(), places);
+        let data = match frame.into_data() {
+            Ok(data) => data,
+            Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+        };
+        match places {
+            Some(places) if data.len() >= COUNTED_FROM => {
+                let large = Large::begin(self.of.line.clone(), places);
                 self.rest = Some((data, large));
                 Poll::Ready(self.next_piece().map(Ok))
             }
-            Ok(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
-            Err(trailers) => Poll::Ready(Some(Ok(trailers))),
+            _ => Poll::Ready(Some(Ok(Frame::data(data)))),
         }
     }
 
@@ -234,12 +241,17 @@ mod tests {
         Line::of(&http::Extensions::new())
     }
 
-    /// A watch whose messages all have this many bytes.
+    /// A watch whose messages have this many bytes where there is room.
     fn watch(line: &Arc<Line>, bytes: usize) -> Body {
-        let message = move |_| Ok::<_, Status>(Frame::data(Bytes::from(vec![b'x'; bytes])));
-        let messages = stream::iter(std::iter::repeat_with(|| ()).map(message));
+        let of = OfWatch { line: line.clone(), room: Room::default() };
+        let room = of.room.clone();
+        let messages = stream::poll_fn(move |cx| {
+            let most = ready!(room.poll_take(cx));
+            let message = Bytes::from(vec![b'x'; bytes.min(most)]);
+            Poll::Ready(Some(Ok::<_, Status>(Frame::data(message))))
+        });
         let mut response = Response::new(Body::new(StreamBody::new(messages)));
-        response.extensions_mut().insert(OfWatch(line.clone()));
+        response.extensions_mut().insert(of);
         paced(response).into_body()
     }
 
@@ -261,33 +273,39 @@ mod tests {
         lines.flat_map(|line| (0..OF_CONNECTION_MAX).map(move |_| watch(&line, bytes))).collect()
     }
 
+    /// The lengths of what is taken.
+    fn lengths(watches: &mut [Body]) -> Vec<usize> {
+        watches.iter_mut().filter_map(taken).map(|bytes| bytes.len()).collect()
+    }
+
     #[test]
     fn one_connection_does_not_hold_up_the_others_of_its_address() {
         let counts = Arc::<Counts>::default();
         let line = Arc::new(Line::new(None, counts.clone()));
         let mut unread: Vec<Body> = (0..LARGE_MAX).map(|_| watch(&line, PIECE)).collect();
         let held: Vec<_> = unread.iter_mut().filter_map(taken).collect();
-        assert_eq!(held.len(), OF_CONNECTION_MAX);
-        assert!(taken(&mut watches(1, PIECE, &counts)[0]).is_some());
+        assert_eq!(held.iter().filter(|it| it.len() == PIECE).count(), OF_CONNECTION_MAX);
+        assert_eq!(lengths(&mut watches(1, PIECE, &counts)), [PIECE; OF_CONNECTION_MAX]);
         drop((held, unread));
         assert_eq!(line.large.available_permits(), OF_CONNECTION_MAX);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn large_messages_of_an_address_wait_for_others_to_be_taken() {
+    async fn where_many_large_messages_are_not_taken_others_are_small() {
         let counts = Arc::<Counts>::default();
         let line = Arc::new(Line::new(None, counts.clone()));
         let mut unread = watches(CONNECTIONS - 1, PIECE + 1, &counts);
         unread.extend((0..OF_CONNECTION_MAX).map(|_| watch(&line, PIECE + 1)));
-        let mut others = watches(CONNECTIONS, COUNTED_FROM, &counts);
+        let mut others = watches(CONNECTIONS, PIECE, &counts);
         let mut first: Vec<_> = unread.iter_mut().filter_map(taken).collect();
         assert_eq!(first.len(), LARGE_MAX);
-        assert_eq!(others.iter_mut().filter_map(taken).count(), 0, "they are not made");
-        let last_pieces: Vec<_> = unread.iter_mut().map(|it| taken(it).unwrap().len()).collect();
-        assert_eq!(last_pieces, [1; LARGE_MAX], "what has begun goes on");
+        for _ in 0..3 {
+            assert_eq!(lengths(&mut others), [COUNTED_FROM; LARGE_MAX], "they go on");
+        }
+        assert_eq!(lengths(&mut unread), [1; LARGE_MAX], "what has begun goes on");
         // The first piece of one is still held.
         drop(first.drain(..LARGE_MAX - 1));
-        assert_eq!(others.iter_mut().filter_map(taken).count(), LARGE_MAX, "taken at once");
+        assert_eq!(lengths(&mut others), [PIECE; LARGE_MAX], "taken at once");
         assert!(!line.answers().is_overdue(Instant::now() + TAKEN_WITHIN));
         tokio::time::advance(2 * TAKEN_WITHIN).await;
         assert!(line.answers().is_overdue(Instant::now()), "one was not");

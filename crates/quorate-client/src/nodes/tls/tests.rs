@@ -278,8 +278,8 @@ async fn a_bad_file_holds_back_no_other() {
     files.put([("certificate", &third)]).await;
     assert!(files.shows(&third));
 
-    // A CA comes, and the list goes that it has had here: what is revoked goes before whom to trust,
-    // which waits for that list.
+    // A CA comes, and the list goes that it has had here: what is revoked goes before whom to
+    // trust, which waits for that list.
     let of_both = |ours: &str| format!("{ours}{}", coming.list(1, 2020));
     files.put([("lists", &of_both(&ours.list_with(5, 2020, &[7, 8])))]).await;
     let last = ours.list_with(6, 2020, &[7, 8, 9]);

@@ -24,7 +24,7 @@ use crate::api::grpc::watch::Asks;
 use crate::api::grpc::{age_ms, header, is_foreign, min_revision, rights};
 use crate::api::incarnations;
 use crate::error::{CallError, NodeError};
-use crate::net::watched::OfWatch;
+use crate::net::watched::{OfWatch, Room};
 use crate::node::Node;
 
 /// Names in one answer of ListServices.
@@ -276,9 +276,10 @@ impl RegistryService {
         call: Call<Asks>,
     ) -> Result<Response<Answers<EncodedWatchResponse>>, Status> {
         let line = call.caller.line.clone();
-        let answers = super::watch::answers(self.node.clone(), call);
+        let room = Room::default();
+        let answers = super::watch::answers(self.node.clone(), call, room.clone());
         let mut response = Response::new(answers.await?.boxed());
-        response.extensions_mut().insert(OfWatch(line));
+        response.extensions_mut().insert(OfWatch { line, room });
         Ok(response)
     }
 

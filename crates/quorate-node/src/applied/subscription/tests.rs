@@ -13,7 +13,11 @@ use crate::applied::hub::Follower;
 
 impl Subscription<Infallible> {
     async fn next(&mut self) -> Positioned {
-        let Ok(next) = std::future::poll_fn(|cx| self.poll_next(cx)).await;
+        self.next_of(usize::MAX).await
+    }
+
+    async fn next_of(&mut self, bytes: usize) -> Positioned {
+        let Ok(next) = std::future::poll_fn(|cx| self.poll_next(cx, bytes)).await;
         next
     }
 }
@@ -101,11 +105,68 @@ async fn a_watch_that_is_over_sends_nothing_of_what_is_queued() {
         bookmark,
         end,
     );
-    let mut next = async || std::future::poll_fn(|cx| slow.poll_next(cx)).await;
+    let mut next = async || std::future::poll_fn(|cx| slow.poll_next(cx, usize::MAX)).await;
     let first = next().await.unwrap();
     assert!(matches!(first.message, Message::Snapshot { last: false, .. }), "{first:?}");
     over.send("over").unwrap();
     assert_eq!(next().await.map(drop).unwrap_err().unwrap(), "over");
+}
+
+/// Of a snapshot, of changes, and of coalesced changes: nothing is missing and nothing comes twice,
+/// and no position is told before all that it stands for.
+#[tokio::test]
+async fn where_there_is_little_room_what_is_ready_comes_in_small_messages() {
+    const LITTLE: usize = 1_000;
+    let applied = Arc::new(Applied::new(100_000, usize::MAX, Histogram::new([])));
+    let leaders = watch::Sender::new(None);
+    let ids: Vec<String> = (0..300).map(|at| format!("i{at:0>3}")).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    register_all(&applied, &ids);
+    let mut watcher = watch(&applied, &leaders, Begin::Snapshot);
+    let mut told = Vec::new();
+    loop {
+        let Positioned { message, previous, revision } = watcher.next_of(LITTLE).await;
+        let Message::Snapshot { services, last, reset: false } = message else { panic!() };
+        let instances = services.into_iter().flat_map(|part| part.instances);
+        let part: Vec<_> = instances.map(|it| it.key.id.as_str().to_owned()).collect();
+        assert!(part.len() <= 10, "{} at once", part.len());
+        told.extend(part);
+        assert_eq!((previous.0, revision.0), (0, if last { 300 } else { 0 }));
+        if last {
+            break;
+        }
+    }
+    assert_eq!(told, ids);
+
+    // The first as much as there is room for, and the rest when there is more.
+    ids.iter().for_each(|id| weigh(&applied, id, 1));
+    let (mut position, mut told) = (300, Vec::new());
+    while position < 600 {
+        let room = if told.len() < 100 { LITTLE } else { usize::MAX };
+        let positioned = watcher.next_of(room).await;
+        assert_eq!(positioned.previous.0, position);
+        position = positioned.revision.0;
+        let part = changes(positioned);
+        assert!(part.len() <= 10, "what is cut stays so");
+        told.extend(part.iter().map(|event| event.revision.0));
+        assert_eq!(told.last(), Some(&position), "gapless");
+    }
+    assert!(told.into_iter().eq(301..=600));
+
+    for weight in 2..12 {
+        ids.iter().for_each(|id| weigh(&applied, id, weight));
+    }
+    let mut told = Vec::new();
+    while position < 3_600 {
+        let positioned = watcher.next_of(LITTLE).await;
+        assert_eq!(positioned.previous.0, 600);
+        position = positioned.revision.0;
+        let part = changes(positioned);
+        assert!(part.len() <= 10, "{} at once", part.len());
+        told.extend(part.iter().map(|event| event.key().id.as_str().to_owned()));
+        assert_eq!(position > 600, told.len() == 300, "moved by the last alone");
+    }
+    assert_eq!(told, ids, "the latest of each");
 }
 
 /// More changes than its queue holds, and than one piece of the ring.
@@ -319,7 +380,7 @@ async fn what_comes_seldom_is_told_between_changes() {
     let (messages, mut told) = tokio::sync::mpsc::unbounded_channel();
     let reading = tokio::spawn(async move {
         loop {
-            match std::future::poll_fn(|cx| watcher.poll_next(cx)).await {
+            match std::future::poll_fn(|cx| watcher.poll_next(cx, usize::MAX)).await {
                 Ok(positioned) => messages.send(positioned).unwrap(),
                 Err(end) => return end,
             }
