@@ -349,24 +349,28 @@ fn in_parts(
     for mut whole in all {
         let instances = std::mem::take(&mut whole.instances);
         let mut part = whole.with(Vec::new());
+        if bytes > most {
+            add(&mut services, false, Revision(0));
+            bytes = 0;
+        }
         bytes += service_bytes(&whole.key);
         for instance in instances {
             let size = instance_bytes(&instance);
-            if bytes + size > most {
+            // One instance may be larger than that, and has a message of its own.
+            let has_some = !part.instances.is_empty() || !services.is_empty();
+            if bytes + size > most && has_some {
                 services.push(std::mem::replace(&mut part, whole.with(Vec::new())));
                 add(&mut services, false, Revision(0));
-                bytes = 0;
+                bytes = service_bytes(&whole.key);
             }
             bytes += size;
             part.instances.push(instance);
         }
         services.push(part);
-        if bytes > most {
-            add(&mut services, false, Revision(0));
-            bytes = 0;
-        }
     }
-    add(&mut services, last, revision);
+    if last || !services.is_empty() {
+        add(&mut services, last, revision);
+    }
     ready
 }
 

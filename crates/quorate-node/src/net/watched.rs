@@ -9,7 +9,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
+use futures_util::task::AtomicWaker;
+use http::{HeaderMap, Response};
 use http_body::{Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -29,6 +30,12 @@ const NAMES_MAX: usize = 512 * 1024;
 const LARGE_MAX: usize = 64;
 /// For one connection, so that one alone does not hold up the others of its address.
 const OF_CONNECTION_MAX: usize = 16;
+/// Of those watches, messages of one instance that is larger than a small message. A watch that
+/// would have one more is ended: its caller may go elsewhere.
+const ALONE_MAX: usize = 1_024;
+/// What a watch may have handed on and is not taken yet when its next message is made, bytes:
+/// HTTP/2 keeps up to 400 KiB of each.
+const UNTAKEN_MAX: usize = 4 * 1024;
 /// A connection that has not taken a large message in this time ends, with the grace that others
 /// have: all that an address may have need 2 Mbit/s for that.
 const TAKEN_WITHIN: Duration = Duration::from_secs(60);
@@ -38,11 +45,13 @@ const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 pub(crate) struct Watched {
     names: AtomicUsize,
     large: Arc<Semaphore>,
+    alone: Arc<Semaphore>,
 }
 
 impl Default for Watched {
     fn default() -> Self {
-        Self { names: AtomicUsize::new(0), large: Arc::new(Semaphore::new(LARGE_MAX)) }
+        let [large, alone] = [LARGE_MAX, ALONE_MAX].map(|max| Arc::new(Semaphore::new(max)));
+        Self { names: AtomicUsize::new(0), large, alone }
     }
 }
 
@@ -119,18 +128,45 @@ pub(crate) struct OfWatch {
 pub(crate) fn paced(mut response: Response<Body>) -> Response<Body> {
     match response.extensions_mut().remove::<OfWatch>() {
         None => response,
-        Some(of) => response.map(|body| Body::new(Paced { body, of, rest: None })),
+        Some(of) => {
+            let (untaken, rest) = (Arc::new(Untaken::default()), None);
+            response.map(|body| Body::new(Paced { body, of, untaken, rest, ended: false }))
+        }
     }
 }
 
 struct Paced {
     body: Body,
     of: OfWatch,
-    /// Of a large message, what was not handed on yet.
-    rest: Option<(Bytes, Arc<Large>)>,
+    untaken: Arc<Untaken>,
+    /// Of a message, what was not handed on yet.
+    rest: Option<(Bytes, Option<Arc<Large>>)>,
+    ended: bool,
 }
 
-/// A large message that is under way: it has its place, and its connection ends when it is overdue.
+/// Bytes of a watch that were handed on and are not taken yet.
+#[derive(Debug, Default)]
+struct Untaken {
+    bytes: AtomicUsize,
+    watch: AtomicWaker,
+}
+
+impl Untaken {
+    /// Ready when there are few.
+    fn poll_few(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.bytes.load(Ordering::Acquire) >= UNTAKEN_MAX {
+            self.watch.register(cx.waker());
+            // What was taken in between found no waker.
+            if self.bytes.load(Ordering::Acquire) >= UNTAKEN_MAX {
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+/// A large message that is under way: it has its places, and its connection ends when it is
+/// overdue.
 struct Large {
     line: Arc<Line>,
     deadline: Instant,
@@ -138,16 +174,24 @@ struct Large {
 }
 
 /// Of the connection, and of the address.
-type Places = [OwnedSemaphorePermit; 2];
+type Places = [Option<OwnedSemaphorePermit>; 2];
 
 struct Piece {
     bytes: Bytes,
-    _of: Arc<Large>,
+    untaken: Arc<Untaken>,
+    _of: Option<Arc<Large>>,
 }
 
 impl AsRef<[u8]> for Piece {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.untaken.bytes.fetch_sub(self.bytes.len(), Ordering::AcqRel);
+        self.untaken.watch.wake();
     }
 }
 
@@ -165,18 +209,40 @@ impl Drop for Large {
     }
 }
 
+fn place(of: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    of.clone().try_acquire_owned().ok()
+}
+
 /// A place of the connection and one of the address, if there are.
 fn places(line: &Line) -> Option<Places> {
-    let [own, of_address] = [&line.large, &line.watched().large];
-    let place = |of: &Arc<Semaphore>| of.clone().try_acquire_owned().ok();
-    Some([place(own)?, place(of_address)?])
+    Some([Some(place(&line.large)?), Some(place(&line.watched().large)?)])
 }
 
 impl Paced {
+    /// Takes in a message that was made, with the places that there were for it.
+    ///
+    /// # Errors
+    /// It is too large for the others that were not taken yet.
+    fn begin(&mut self, message: Bytes, places: Option<Places>) -> Result<(), CallError> {
+        let line = &self.of.line;
+        let large = match (message.len() >= COUNTED_FROM, places) {
+            (false, _) => None,
+            (true, Some(places)) => Some(Large::begin(line.clone(), places)),
+            (true, None) => {
+                let alone = place(&line.watched().alone);
+                let alone = alone.ok_or(CallError::MessagesUntaken { limit: ALONE_MAX })?;
+                Some(Large::begin(line.clone(), [Some(alone), None]))
+            }
+        };
+        self.rest = Some((message, large));
+        Ok(())
+    }
+
     fn next_piece(&mut self) -> Option<Frame<Bytes>> {
         let (rest, of) = self.rest.as_mut()?;
         let bytes = rest.split_to(rest.len().min(PIECE));
-        let piece = Piece { bytes, _of: of.clone() };
+        self.untaken.bytes.fetch_add(bytes.len(), Ordering::AcqRel);
+        let piece = Piece { bytes, untaken: self.untaken.clone(), _of: of.clone() };
         if rest.is_empty() {
             self.rest = None;
         }
@@ -195,6 +261,10 @@ impl http_body::Body for Paced {
         if let Some(piece) = self.next_piece() {
             return Poll::Ready(Some(Ok(piece)));
         }
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        ready!(self.untaken.poll_few(cx));
         // Before a message is made. They are given back at once where none is, or a small one.
         let places = places(&self.of.line);
         self.of.room.set(places.is_some());
@@ -202,22 +272,23 @@ impl http_body::Body for Paced {
             Some(Ok(frame)) => frame,
             end => return Poll::Ready(end),
         };
-        let data = match frame.into_data() {
-            Ok(data) => data,
+        let message = match frame.into_data() {
+            Ok(message) => message,
             Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
         };
-        match places {
-            Some(places) if data.len() >= COUNTED_FROM => {
-                let large = Large::begin(self.of.line.clone(), places);
-                self.rest = Some((data, large));
-                Poll::Ready(self.next_piece().map(Ok))
+        Poll::Ready(match self.begin(message, places) {
+            Ok(()) => self.next_piece().map(Ok),
+            Err(refused) => {
+                self.ended = true;
+                let mut trailers = HeaderMap::new();
+                Status::from(refused).add_header(&mut trailers)?;
+                Some(Ok(Frame::trailers(trailers)))
             }
-            _ => Poll::Ready(Some(Ok(Frame::data(data)))),
-        }
+        })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_none() && self.body.is_end_stream()
+        self.rest.is_none() && (self.ended || self.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -227,9 +298,10 @@ impl http_body::Body for Paced {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
     use std::task::Waker;
 
-    use futures_util::stream;
+    use futures_util::{TryStreamExt as _, stream};
     use http_body::Body as _;
     use http_body_util::StreamBody;
 
@@ -250,7 +322,19 @@ mod tests {
             let message = Bytes::from(vec![b'x'; bytes.min(most)]);
             Poll::Ready(Some(Ok::<_, Status>(Frame::data(message))))
         });
-        let mut response = Response::new(Body::new(StreamBody::new(messages)));
+        paced_body(Body::new(StreamBody::new(messages)), of)
+    }
+
+    /// A watch whose messages have this many bytes, however little room there is.
+    fn of_one_instance(line: &Arc<Line>, bytes: usize) -> Body {
+        let messages = stream::repeat_with(move || Ok::<_, Status>(Frame::data(vec![b'x'; bytes])));
+        let messages = messages.map_ok(|frame| frame.map_data(Bytes::from));
+        let of = OfWatch { line: line.clone(), room: Room::default() };
+        paced_body(Body::new(StreamBody::new(messages)), of)
+    }
+
+    fn paced_body(body: Body, of: OfWatch) -> Body {
+        let mut response = Response::new(body);
         response.extensions_mut().insert(of);
         paced(response).into_body()
     }
@@ -320,6 +404,56 @@ mod tests {
         let mut watches: Vec<Body> = (0..3 * LARGE_MAX).map(|_| watch(&line, 1_000)).collect();
         let held: Vec<_> = watches.iter_mut().filter_map(taken).collect();
         assert_eq!(held.len(), watches.len());
+    }
+
+    /// Else HTTP/2 keeps many of each, however few places there are.
+    #[tokio::test]
+    async fn a_watch_makes_no_message_while_much_of_it_was_not_taken() {
+        let line = line();
+        let mut small = watch(&line, 1_000);
+        let mut held: Vec<_> = std::iter::from_fn(|| taken(&mut small)).collect();
+        assert_eq!(held.len(), UNTAKEN_MAX.div_ceil(1_000));
+        drop(held.pop());
+        assert!(taken(&mut small).is_some());
+        let mut large = watch(&line, PIECE + 1);
+        let pieces = [PIECE, 1].map(|len| taken(&mut large).filter(|piece| piece.len() == len));
+        assert!(pieces.iter().all(Option::is_some), "one message is handed on whole");
+        assert!(taken(&mut large).is_none());
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let mut next = || Pin::new(&mut large).poll_frame(&mut Context::from_waker(&waker));
+        assert!(next().is_pending());
+        drop(pieces);
+        assert!(woken.0.load(Ordering::Relaxed) && next().is_ready(), "when it was taken");
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// An instance alone may be larger than a small message.
+    #[tokio::test]
+    async fn a_watch_ends_where_too_many_large_instances_are_not_taken() {
+        let counts = Arc::<Counts>::default();
+        let mut unread = watches(CONNECTIONS, PIECE, &counts);
+        let _held: Vec<_> = unread.iter_mut().filter_map(taken).collect();
+        let line = Arc::new(Line::new(None, counts.clone()));
+        let mut alone: Vec<_> = (0..=ALONE_MAX).map(|_| of_one_instance(&line, PIECE)).collect();
+        let mut last = alone.pop().unwrap();
+        let held: Vec<_> = alone.iter_mut().filter_map(taken).collect();
+        assert_eq!(held.len(), ALONE_MAX);
+        let mut poll = || Pin::new(&mut last).poll_frame(&mut Context::from_waker(Waker::noop()));
+        let Poll::Ready(Some(Ok(end))) = poll() else { panic!() };
+        let status = Status::from_header_map(end.trailers_ref().unwrap()).unwrap();
+        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+        assert!(matches!(poll(), Poll::Ready(None)));
+        drop((held, alone));
+        assert_eq!(line.watched().alone.available_permits(), ALONE_MAX);
     }
 
     #[test]

@@ -60,6 +60,7 @@ impl From<CallError> for Status {
         if let CallError::AnswersUnderWay { .. }
         | CallError::CallsUnderWay { .. }
         | CallError::NamesWatched { .. }
+        | CallError::MessagesUntaken { .. }
         | CallError::Arriving { .. }
         | CallError::BackupsUnderWay { .. }
         | CallError::Node(NodeError::Overloaded { .. }) = &error
@@ -68,6 +69,7 @@ impl From<CallError> for Status {
         }
         if let CallError::CallsUnderWay { .. }
         | CallError::NamesWatched { .. }
+        | CallError::MessagesUntaken { .. }
         | CallError::Arriving { .. }
         | CallError::BackupsUnderWay { .. } = &error
         {
@@ -129,6 +131,7 @@ fn code(error: &CallError) -> Code {
         | CallError::AnswersUnderWay { .. }
         | CallError::CallsUnderWay { .. }
         | CallError::NamesWatched { .. }
+        | CallError::MessagesUntaken { .. }
         | CallError::Arriving { .. }
         | CallError::BackupsUnderWay { .. } => Code::ResourceExhausted,
         CallError::Late { .. } | CallError::NoSubscription => Code::DeadlineExceeded,

@@ -42,8 +42,13 @@ fn register(applied: &Applied, id: &str) {
 
 /// In one command.
 fn register_all(applied: &Applied, ids: &[&str]) {
+    register_with(applied, ids, "");
+}
+
+fn register_with(applied: &Applied, ids: &[&str], note: &str) {
     let parts = SpecParts {
         endpoints: [("http".to_owned(), "http://10.0.0.1:80".to_owned())].into(),
+        metadata: [("note".to_owned(), note.to_owned())].into(),
         ..SpecParts::default()
     };
     let spec = InstanceSpec::new("", parts).unwrap();
@@ -167,6 +172,38 @@ async fn where_there_is_little_room_what_is_ready_comes_in_small_messages() {
         assert_eq!(position > 600, told.len() == 300, "moved by the last alone");
     }
     assert_eq!(told, ids, "the latest of each");
+}
+
+/// It has a message of its own, wherever it stands, and no message has nothing.
+#[tokio::test]
+async fn an_instance_that_is_larger_than_there_is_room_for_comes_alone() {
+    const LITTLE: usize = 300;
+    let all = ["large-1", "a", "large-2", "large-3", "b", "c", "large-4"];
+    for services in [&all[..], &all[..1], &all[1..3]] {
+        let applied = Arc::new(Applied::new(100_000, usize::MAX, Histogram::new([])));
+        let leaders = watch::Sender::new(None);
+        for id in services {
+            let metadata = if id.starts_with("large") { "x".repeat(2 * LITTLE) } else { "".into() };
+            register_with(&applied, &[id], &metadata);
+        }
+        let mut watcher = watch(&applied, &leaders, Begin::Snapshot);
+        let (mut told, mut is_last) = (Vec::new(), false);
+        while !is_last {
+            let Message::Snapshot { services, last, .. } = watcher.next_of(LITTLE).await.message
+            else {
+                panic!("{told:?}")
+            };
+            let instances = services.iter().flat_map(|part| &part.instances);
+            let ids: Vec<_> = instances.map(|it| it.key.id.as_str().to_owned()).collect();
+            assert!(!ids.is_empty(), "after {told:?}");
+            assert!(ids.len() == 1 || !ids.iter().any(|id| id.starts_with("large")), "{ids:?}");
+            told.extend(ids);
+            is_last = last;
+        }
+        let mut expected = services.to_vec();
+        expected.sort_unstable();
+        assert_eq!(told, expected);
+    }
 }
 
 /// More changes than its queue holds, and than one piece of the ring.

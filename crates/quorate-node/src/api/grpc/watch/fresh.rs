@@ -38,14 +38,17 @@ impl Fresh {
     /// this or the node's moments say. While others write, `now` is mostly a little further than
     /// any watcher, and the `last` moment is not.
     pub(super) fn of(&mut self, reached: u64, now: Moment, last: Moment) -> Option<Instant> {
-        self.told = Instant::now();
         let is_reached = |moment: &Moment| moment.revision <= reached;
         if is_reached(&now) {
             self.known = now;
         } else if is_reached(&last) && (!is_reached(&self.known) || last.at > self.known.at) {
             self.known = last;
         }
-        self.known.at.filter(|_| is_reached(&self.known))
+        let at = self.known.at.filter(|_| is_reached(&self.known));
+        if at.is_some() {
+            self.told = Instant::now();
+        }
+        at
     }
 }
 
@@ -73,6 +76,20 @@ mod tests {
         ] {
             let (now, last) = (moment(now.0, now.1), moment(last.0, last.1));
             assert_eq!(fresh.of(reached, now, last), expected, "{what}");
+        }
+    }
+
+    /// The first of many messages that catch up tells none.
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_tells_no_age_puts_the_next_one_off_no_further() {
+        let every = Duration::from_secs(5);
+        let moment = |revision| Moment { at: Some(Instant::now()), revision };
+        let mut fresh = Fresh { known: moment(10), told: Instant::now() };
+        assert!(!fresh.is_due(every));
+        tokio::time::advance(every).await;
+        for (reached, is_due) in [(4, true), (10, false)] {
+            fresh.of(reached, moment(12), moment(11));
+            assert_eq!(fresh.is_due(every), is_due, "at {reached}");
         }
     }
 }
