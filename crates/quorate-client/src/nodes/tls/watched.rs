@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustls::CertificateError;
 use rustls::client::danger::ServerCertVerifier as _;
 use rustls::pki_types::{ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -31,6 +30,8 @@ pub(crate) struct Watched {
     judged: u64,
     /// When it is judged again, whatever has changed.
     again_at: Instant,
+    /// It was taken then.
+    taken_at: Option<UnixTime>,
 }
 
 impl Watched {
@@ -41,7 +42,8 @@ impl Watched {
         kept: Kept<Loaded>,
         judged: u64,
     ) -> Self {
-        Self { stream, name, kept, judged, again_at: again_at() }
+        let taken_at = kept.now().config.time_provider.current_time();
+        Self { stream, name, kept, judged, again_at: again_at(), taken_at }
     }
 
     /// # Errors
@@ -59,11 +61,10 @@ impl Watched {
     fn judge_at(&self, now: UnixTime) -> io::Result<()> {
         let shown = self.stream.get_ref().1.peer_certificates();
         let Some((leaf, rest)) = shown.and_then(<[_]>::split_first) else { return Ok(()) };
+        // A clock that went back makes nothing invalid: of what is not valid yet, nothing more is
+        // known, such as that it was revoked.
+        let now = self.taken_at.map_or(now, |taken_at| now.max(taken_at));
         match self.kept.now().verifier.verify_server_cert(leaf, rest, &self.name, &[], now) {
-            // It was valid before: the clock went back.
-            Err(rustls::Error::InvalidCertificate(
-                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
-            )) => Ok(()),
             // Other errors are of lists, and say nothing of the certificate.
             Err(error @ rustls::Error::InvalidCertificate(_)) => {
                 Err(io::Error::new(io::ErrorKind::InvalidData, error))
@@ -131,7 +132,7 @@ mod tests {
     };
     use rustls::ServerConfig;
     use rustls::crypto::ring;
-    use rustls::pki_types::PrivateKeyDer;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
     use tokio::time::timeout;
@@ -145,6 +146,8 @@ mod tests {
     struct Authority {
         pem: String,
         issuer: Issuer<'static, KeyPair>,
+        /// What nodes show behind their own certificate.
+        behind: Vec<CertificateDer<'static>>,
     }
 
     impl Authority {
@@ -152,7 +155,8 @@ mod tests {
             let (key, mut params) = (KeyPair::generate().unwrap(), CertificateParams::default());
             params.distinguished_name.push(DnType::CommonName, name);
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            Self { pem: params.self_signed(&key).unwrap().pem(), issuer: Issuer::new(params, key) }
+            let pem = params.self_signed(&key).unwrap().pem();
+            Self { pem, issuer: Issuer::new(params, key), behind: Vec::new() }
         }
 
         /// A node "a" whose certificate ends then (from 1970), and which says one byte each time
@@ -167,7 +171,7 @@ mod tests {
                 .with_safe_default_protocol_versions()
                 .unwrap()
                 .with_no_client_auth()
-                .with_single_cert(vec![leaf], key)
+                .with_single_cert([vec![leaf], self.behind.clone()].concat(), key)
                 .unwrap();
             (TcpListener::bind("127.0.0.1:0").await.unwrap(), TlsAcceptor::from(Arc::new(config)))
         }
@@ -270,6 +274,26 @@ mod tests {
             let heard = hears(&mut connection).await;
             assert_eq!(heard.is_ok(), is_kept, "{heard:?}");
         }
+    }
+
+    /// Of several ways that lead to no CA, the library tells that one was not valid yet.
+    #[tokio::test]
+    async fn a_connection_ends_whatever_the_node_has_shown_besides() {
+        let (mut ours, other) = (Authority::new("ours"), Authority::new("other"));
+        let (key, mut params) = (KeyPair::generate().unwrap(), CertificateParams::default());
+        params.distinguished_name.push(DnType::CommonName, "ours");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_before = date_time_ymd(2050, 1, 1);
+        ours.behind = vec![params.self_signed(&key).unwrap().der().clone()];
+        let dir = tempfile::tempdir().unwrap();
+        let ca = dir.path().join("ca");
+        std::fs::write(&ca, &ours.pem).unwrap();
+        let kept = Tls::new().ca_file(&ca).load().unwrap().kept;
+        let mut connection = ours.connect(&kept, since_1970() + HOUR).await;
+        hears(&mut connection).await.unwrap();
+        std::fs::write(&ca, &other.pem).unwrap();
+        kept.reread().await;
+        hears(&mut connection).await.unwrap_err();
     }
 
     #[tokio::test]

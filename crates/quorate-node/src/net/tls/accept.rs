@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -15,7 +15,7 @@ use tonic::transport::server::Connected;
 
 use crate::net::connections::{Admitted, Line};
 use crate::net::tls::files::Loaded;
-use crate::net::tls::{Outlived, Shown, Tls, wall_time};
+use crate::net::tls::{Outlived, Shown, Tls};
 
 /// A handshake takes a round trip or two; a half-open one is given up. How many
 /// there may be is said where connections find their places.
@@ -127,9 +127,12 @@ impl Security {
             Self::Peers(tls, _) => (tls, true),
         };
         let Some(shown) = line.shown() else { return std::future::pending().await };
-        let verify = |loaded: &Loaded, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]| {
+        let verify = |loaded: &Loaded,
+                      leaf: &CertificateDer<'_>,
+                      rest: &[CertificateDer<'_>],
+                      now: UnixTime| {
             let verifier = if of_peers { &loaded.of_peers } else { &loaded.of_clients };
-            verifier.verify_client_cert(leaf, rest, wall_time()).map(drop)
+            verifier.verify_client_cert(leaf, rest, now).map(drop)
         };
         tls.outlived(shown, verify).await
     }

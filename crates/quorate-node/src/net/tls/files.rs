@@ -161,7 +161,8 @@ impl Read {
         let mut sets = self.sets(&newest, &parts, Lists::Newest);
         if !used.crl.is_empty() {
             // Who is to be trusted from now on may have revoked somebody in lists that are bad. Who
-            // is not to be trusted any more does not wait for them.
+            // is not to be trusted any more does not wait for them, unless another comes in the
+            // same file.
             parts.retain(|part| self.crl == used.crl || !with(part).trusts_more(used));
             sets.extend(self.sets(used, &parts, Lists::Kept));
         }

@@ -11,8 +11,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use quorate_log::NodeId;
-use rustls::CertificateError;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::sleep;
 use tokio_rustls::client::TlsStream;
@@ -40,6 +39,8 @@ pub(crate) struct Shown {
     chain: Vec<CertificateDer<'static>>,
     /// When the first of them ends.
     until: Seconds,
+    /// They were verified then.
+    at: UnixTime,
     /// The files that it was verified with.
     set: u64,
 }
@@ -62,12 +63,13 @@ impl Shown {
             || io::Error::new(io::ErrorKind::InvalidData, "its certificate says no end to read");
         let until = der::lifetime(&chain[0]).ok_or_else(unread)?.not_after;
         let chain = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
-        Ok(Some(Self { chain, until, set }))
+        Ok(Some(Self { chain, until, at: wall_time(), set }))
     }
 }
 
 impl Tls {
-    /// Waits until what was shown is not good any more; `verify`: by the files of then.
+    /// Waits until what was shown is not good any more; `verify`: by the files and at the time of
+    /// then.
     pub(super) async fn outlived(
         &self,
         shown: &Shown,
@@ -75,9 +77,10 @@ impl Tls {
             &Loaded,
             &CertificateDer<'_>,
             &[CertificateDer<'_>],
+            UnixTime,
         ) -> Result<(), rustls::Error>,
     ) -> Outlived {
-        let Shown { chain, until, set } = shown;
+        let Shown { chain, until, at, set } = shown;
         let Some((leaf, rest)) = chain.split_first() else { return std::future::pending().await };
         let left = || Duration::from_secs(until.saturating_sub(wall::now()));
         let grace = EARLY_MAX.min(left() / 10);
@@ -94,16 +97,11 @@ impl Tls {
             }
             let loaded = self.loaded.load_full();
             set = loaded.set;
-            match verify(&loaded, leaf, rest) {
-                // It was valid before: the clock went back.
-                Ok(())
-                | Err(rustls::Error::InvalidCertificate(
-                    CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
-                )) => {}
-                Err(error) => {
-                    let why = format!("its certificate is not taken any more: {error}");
-                    return Outlived { why, grace: REVOKED_GRACE };
-                }
+            // A clock that went back makes nothing invalid: of what is not valid yet, nothing more
+            // is known, such as that it was revoked.
+            if let Err(error) = verify(&loaded, leaf, rest, wall_time().max(*at)) {
+                let why = format!("its certificate is not taken any more: {error}");
+                return Outlived { why, grace: REVOKED_GRACE };
             }
         }
     }
@@ -124,11 +122,13 @@ impl Tls {
         let tls = self.clone();
         let outlived = async move {
             let Some(shown) = shown else { return std::future::pending().await };
-            let verify =
-                |loaded: &Loaded, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]| {
-                    let verifier = tls.verifier(loaded, node);
-                    verifier.verify_server_cert(leaf, rest, &name, &[], wall_time()).map(drop)
-                };
+            let verify = |loaded: &Loaded,
+                          leaf: &CertificateDer<'_>,
+                          rest: &[CertificateDer<'_>],
+                          now: UnixTime| {
+                let verifier = tls.verifier(loaded, node);
+                verifier.verify_server_cert(leaf, rest, &name, &[], now).map(drop)
+            };
             tls.outlived(&shown, verify).await
         };
         Ok(Watched { stream, outlived: Some(outlived.boxed()) })

@@ -37,10 +37,15 @@ impl Authority {
 
     /// `above`: who has issued its certificate; itself, if nobody.
     fn below(above: Option<&Self>, name: &str, last_year: i32) -> Self {
+        Self::between(above, name, 1975, last_year)
+    }
+
+    fn between(above: Option<&Self>, name: &str, first_year: i32, last_year: i32) -> Self {
         let (key, mut params) = (KeyPair::generate().unwrap(), CertificateParams::default());
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.not_before = date_time_ymd(first_year, 1, 1);
         params.not_after = date_time_ymd(last_year, 1, 1);
         let made = match above {
             Some(above) => params.signed_by(&key, &above.issuer),

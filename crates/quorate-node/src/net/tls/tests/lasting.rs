@@ -8,10 +8,10 @@ static NOW: AtomicU64 = AtomicU64::new(IN_2026);
 
 /// Why a connection of a client ends within ten minutes; `None`: it does not.
 async fn ends(tls: &Tls, shown: &Shown) -> Option<String> {
-    let verify = |loaded: &Loaded, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]| {
-        let verified = loaded.of_clients.verify_client_cert(leaf, rest, wall_time());
-        verified.map(drop)
-    };
+    let verify =
+        |loaded: &Loaded, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: UnixTime| {
+            loaded.of_clients.verify_client_cert(leaf, rest, now).map(drop)
+        };
     let outlived = timeout(Duration::from_secs(600), tls.outlived(shown, verify)).await;
     outlived.ok().map(|outlived| outlived.why)
 }
@@ -37,6 +37,27 @@ async fn a_connection_ends_with_what_its_certificate_needs() {
         let why = ends(&tls, &needed).await;
         let is_expired = why.as_ref().is_some_and(|why| why.contains("expired"));
         assert!(if is_kept { why.is_none() } else { is_expired }, "at {now}: {why:?}");
+    }
+}
+
+/// Whoever knows that its certificate will be revoked shows one that is good later, in the name of
+/// its authority: of several ways that lead to none, the library tells that one.
+#[tokio::test(start_paused = true)]
+async fn what_is_revoked_ends_whatever_else_was_shown() {
+    let ours = Authority::new("ours");
+    let late = Authority::between(None, "ours", 2050, 2060);
+    let files = Files::new(&ours, &ours.node(2060));
+    let tls = files.open().await;
+    let chains = [vec![ours.client(2)], vec![ours.client(2), late.certificate()]];
+    let shown = chains.map(|chain| Shown::new(Some(&chain), tls.loaded.load().set));
+    let shown = shown.map(|shown| shown.unwrap().unwrap());
+    for shown in &shown {
+        assert_eq!(ends(&tls, shown).await, None);
+    }
+    files.put("ca.crl", &ours.list(2, &[2]));
+    tls.reload().await;
+    for (shown, what) in shown.iter().zip(["alone", "with another"]) {
+        assert!(ends(&tls, shown).await.is_some(), "{what}");
     }
 }
 
