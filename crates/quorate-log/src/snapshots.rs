@@ -13,6 +13,7 @@ use std::io::{self, BufWriter, Write};
 use std::marker::PhantomData;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -43,15 +44,18 @@ pub struct SnapshotStore<C: RaftTypeConfig> {
 #[derive(Debug)]
 struct Inner<C: RaftTypeConfig> {
     dir: PathBuf,
+    /// Held while a file takes its place on the disk, which may take long.
     state: Mutex<State<C>>,
+    /// When the current one was written, and its size: nobody waits for a disk to know that.
+    written: Mutex<Option<(SystemTime, u64)>>,
+    /// Files are numbered in the order in which they became current; temporary ones take numbers
+    /// from the same series.
+    next_number: AtomicU64,
 }
 
 #[derive(Debug)]
 struct State<C: RaftTypeConfig> {
-    /// Files are numbered in the order in which they became current; temporary ones take numbers
-    /// from the same series.
-    next_number: u64,
-    /// Number and path of the current file, and the file itself once it was checked.
+    /// Path of the current file, and the file itself once it was checked.
     current: Option<(PathBuf, Option<SnapshotFile<C>>)>,
 }
 
@@ -115,9 +119,11 @@ impl<C: RaftTypeConfig> SnapshotStore<C> {
                 _ => {}
             }
         }
-        let current = newest.map(|number| (final_path(&dir, number), None));
-        let state = State { next_number: newest.map_or(1, |number| number + 1), current };
-        Ok(Self { inner: Arc::new(Inner { dir, state: Mutex::new(state) }) })
+        let next_number = AtomicU64::new(newest.map_or(1, |number| number + 1));
+        let current = newest.map(|number| final_path(&dir, number));
+        let written = Mutex::new(current.as_deref().and_then(written));
+        let state = Mutex::new(State { current: current.map(|path| (path, None)) });
+        Ok(Self { inner: Arc::new(Inner { dir, state, written, next_number }) })
     }
 
     /// The snapshot that a store in this directory would begin with, read without changing anything
@@ -147,12 +153,10 @@ impl<C: RaftTypeConfig> SnapshotStore<C> {
         }
     }
 
-    /// When the current snapshot was written, by the clock of then, and its size; the file is not
-    /// read. Waits while another one takes its place.
+    /// When the current snapshot was written, by the clock of then, and its size, bytes. Asks no
+    /// disk.
     pub fn written(&self) -> Option<(SystemTime, u64)> {
-        let (path, _) = self.state().current.clone()?;
-        let metadata = fs::metadata(path).ok()?;
-        Some((metadata.modified().ok()?, metadata.len()))
+        *self.inner.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begin a snapshot of what `meta` says.
@@ -198,8 +202,7 @@ impl<C: RaftTypeConfig> SnapshotStore<C> {
                 return Ok(current.clone());
             }
         }
-        let path = final_path(&self.inner.dir, state.next_number);
-        state.next_number += 1;
+        let path = final_path(&self.inner.dir, self.number());
         fs::rename(file.path(), &path).map_err(|source| failed("rename", file.path(), source))?;
         #[cfg(test)]
         observe::tell(observe::Event::Replaced(&path));
@@ -210,6 +213,7 @@ impl<C: RaftTypeConfig> SnapshotStore<C> {
         observe::tell(observe::Event::SyncedNames(&self.inner.dir));
         let file = file.installed_as(path.clone());
         let replaced = state.current.replace((path.clone(), Some(file.clone())));
+        *self.inner.written.lock().unwrap_or_else(PoisonError::into_inner) = written(&path);
         // Closed when it has no name any more: see `SlowClose`.
         let removed = remove_others(&self.inner.dir, &path);
         drop(replaced);
@@ -218,18 +222,27 @@ impl<C: RaftTypeConfig> SnapshotStore<C> {
     }
 
     fn temporary(&self) -> Result<Temporary, SnapshotError> {
-        let mut state = self.state();
-        let name = format!("{:020}.{TEMPORARY_EXTENSION}", state.next_number);
-        state.next_number += 1;
+        let name = format!("{:020}.{TEMPORARY_EXTENSION}", self.number());
         let path = self.inner.dir.join(name);
         let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path);
         let file = file.map_err(|source| failed("create", &path, source))?;
         Ok(Temporary { name: TemporaryName(path), file, unsynced_bytes: 0 })
     }
 
+    /// One that no file has.
+    fn number(&self) -> u64 {
+        self.inner.next_number.fetch_add(1, Ordering::Relaxed)
+    }
+
     fn state(&self) -> MutexGuard<'_, State<C>> {
         self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// When a file was written, and its size.
+fn written(path: &Path) -> Option<(SystemTime, u64)> {
+    let metadata = fs::metadata(path).ok()?;
+    Some((metadata.modified().ok()?, metadata.len()))
 }
 
 impl<C: RaftTypeConfig> SnapshotWriter<C> {

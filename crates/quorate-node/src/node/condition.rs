@@ -15,7 +15,6 @@ use crate::net::connections::Connections;
 use crate::net::tls::Tls;
 use crate::node::Node;
 use crate::node::own_files::OwnFiles;
-use crate::runtime::blocking;
 use crate::types::{LogStore, TypeConfig};
 
 /// What is counted of late, is of this long to twice as long.
@@ -248,9 +247,7 @@ impl Node {
 
     pub(crate) async fn condition(&self) -> Condition {
         let vitals = self.vitals();
-        let snapshots = vitals.snapshots.clone();
-        // Waits while a snapshot takes its place.
-        let written = blocking(move || snapshots.written()).await.ok().flatten();
+        let written = vitals.snapshots.written();
         let written = written.and_then(|(at, _)| at.duration_since(UNIX_EPOCH).ok());
         let open_files = vitals.own_files.open().await;
         let (standing, reason) = self.standing();

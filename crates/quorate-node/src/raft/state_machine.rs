@@ -103,7 +103,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     /// Without room on the disk, a snapshot is put off, also one that was asked for: Raft forces
     /// none.
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
-        let last_bytes = self.snapshots.current().ok().flatten().map_or(0, |file| file.len_bytes());
+        let last_bytes = self.snapshots.written().map_or(0, |(_, bytes)| bytes);
         if !force && !self.disk.may_begin_snapshot(last_bytes) {
             return None;
         }

@@ -99,9 +99,7 @@ impl Compaction {
         };
         let written_bytes = self.log.stats().entry_bytes;
         if index != self.index {
-            // Only now: while one is put in its place, this would wait for that.
-            let current = self.snapshots.current().ok().flatten();
-            self.snapshot_bytes = current.map_or(0, |file| file.len_bytes());
+            self.snapshot_bytes = self.snapshots.written().map_or(0, |(_, bytes)| bytes);
             self.written_bytes = self.asked.take().map_or(written_bytes, |(_, at_bytes)| at_bytes);
             self.index = index;
         }

@@ -418,7 +418,9 @@ impl PeerService {
         &self,
         mut chunks: Streaming<SnapshotChunk>,
     ) -> Result<SnapshotFile<TypeConfig>, Status> {
-        let mut receiver = self.snapshots.receive().map_err(PeerError::Receive)?;
+        let snapshots = self.snapshots.clone();
+        let receiver = blocking(move || snapshots.receive()).await.map_err(PeerError::from)?;
+        let mut receiver = receiver.map_err(PeerError::Receive)?;
         while let Some(chunk) = chunks.message().await? {
             self.node.disk().check()?;
             receiver = blocking(move || receiver.write_chunk(&chunk.data).map(|()| receiver))
