@@ -191,7 +191,7 @@ impl<'a> Lead<'a> {
             self.hanging += usize::from(hangs);
             self.under_way.push(Box::pin(async move {
                 let began = Instant::now();
-                let result = means.probe(&instance, &check).await;
+                let result = means.probe(&instance, &check, hangs).await;
                 let refused = matches!(result, Err(Failure::NotAllowed { .. }));
                 let counts = &node.probes();
                 let count = if refused { &counts.refused } else { &counts.made };

@@ -18,8 +18,9 @@ use crate::net::Net;
 use crate::runtime::blocking;
 
 /// Names that are resolved at the same time: each holds one of the threads that the log store needs
-/// too, for as long as the system's resolver likes.
-const LOOKUPS_MAX: usize = 32;
+/// too, for as long as the system's resolver likes. Of probes that hung the last time, as many
+/// besides: where the resolver does not answer for some names, others are resolved.
+const LOOKUPS_MAX: usize = 16;
 
 /// How much of a reason says what was asked, bytes.
 const TARGET_MAX: usize = limits::HEALTH_REASON_BYTES / 2;
@@ -29,7 +30,8 @@ const TARGET_MAX: usize = limits::HEALTH_REASON_BYTES / 2;
 pub(super) struct Means {
     pub(super) net: Net,
     pub(super) allowed: Arc<Networks>,
-    lookups: Arc<Semaphore>,
+    /// Of probes that do not hang, and of those that do.
+    lookups: [Arc<Semaphore>; 2],
 }
 
 /// Why a probe did not pass.
@@ -93,8 +95,8 @@ impl Failure {
 
 impl Means {
     pub(super) fn new(net: Net, allowed: Networks) -> Self {
-        let (allowed, lookups) = (Arc::new(allowed), Arc::new(Semaphore::new(LOOKUPS_MAX)));
-        Self { net, allowed, lookups }
+        let lookups = [(); 2].map(|()| Arc::new(Semaphore::new(LOOKUPS_MAX)));
+        Self { net, allowed: Arc::new(allowed), lookups }
     }
 
     /// Whether nothing may be probed.
@@ -102,16 +104,18 @@ impl Means {
         self.allowed.is_empty()
     }
 
-    /// Probes an instance once, as a check says, within the check's timeout.
+    /// Probes an instance once, as a check says, within the check's timeout. `hangs`: it did the
+    /// last time.
     pub(super) async fn probe(
         &self,
         instance: &Instance,
         check: &HealthCheck,
+        hangs: bool,
     ) -> Result<(), Failure> {
         let (host, port) = address(instance, check).ok_or(Failure::NoAddress)?;
         let limit = Duration::from_millis(check.timeout_ms.into());
         let deadline = Instant::now() + limit;
-        let looked_up = timeout_at(deadline, self.allowed_addresses(host, port)).await;
+        let looked_up = timeout_at(deadline, self.allowed_addresses(host, port, hangs)).await;
         let addresses =
             looked_up.unwrap_or(Err(Failure::Lookup(io::ErrorKind::TimedOut.into())))?;
         match timeout_at(deadline, self.ask(&addresses, host, check)).await {
@@ -139,10 +143,15 @@ impl Means {
 
     /// The addresses of a host that may be connected to. They are what is connected to, so it does
     /// not matter what the name means a moment later.
-    async fn allowed_addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
+    async fn allowed_addresses(
+        &self,
+        host: &str,
+        port: u16,
+        hangs: bool,
+    ) -> Result<Vec<SocketAddr>, Failure> {
         let all = match host.parse::<IpAddr>() {
             Ok(address) => vec![SocketAddr::new(address, port)],
-            Err(_) => self.look_up(host, port).await?,
+            Err(_) => self.look_up(host, port, hangs).await?,
         };
         let first = all.first().ok_or(Failure::NoAddress)?.ip();
         let allowed: Vec<_> =
@@ -153,8 +162,13 @@ impl Means {
         }
     }
 
-    async fn look_up(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
-        let permit = self.lookups.clone().acquire_owned().await;
+    async fn look_up(
+        &self,
+        host: &str,
+        port: u16,
+        hangs: bool,
+    ) -> Result<Vec<SocketAddr>, Failure> {
+        let permit = self.lookups[usize::from(hangs)].clone().acquire_owned().await;
         let named = (host.to_owned(), port);
         let found = blocking(move || {
             // Held until the resolver is done, also when no probe waits for it any more.
@@ -304,6 +318,22 @@ mod tests {
             successes_before_passing: 1,
         };
         (instance, check)
+    }
+
+    /// As where the resolver answers for some names and not for others.
+    #[tokio::test]
+    async fn lookups_that_hang_hold_up_those_alone_that_did_before() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let uri = format!("tcp://localhost:{}", listener.local_addr().unwrap().port());
+        let (instance, check) = checked(&uri, CheckKind::Tcp);
+        let check = HealthCheck { timeout_ms: 200, ..check };
+        let means = Means::new(Net::Tcp, "127.0.0.0/8,::1".parse().unwrap());
+        let hang = LOOKUPS_MAX.try_into().unwrap();
+        let _hanging = means.lookups[1].acquire_many(hang).await.unwrap();
+        let late = means.probe(&instance, &check, true).await.unwrap_err();
+        assert!(late.is_late() && matches!(late, Failure::Lookup(_)), "{late:?}");
+        let check = HealthCheck { timeout_ms: 60_000, ..check };
+        means.probe(&instance, &check, false).await.expect("it is looked up");
     }
 
     // S4.5
