@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use openraft::{AsyncRuntime, OptionalSend, TokioRuntime};
@@ -80,7 +80,8 @@ impl Reads {
         path: &Path,
         read: impl FnOnce(&Path) -> T + Send + 'static,
     ) -> Option<JoinHandle<T>> {
-        let mut under_way = self.0.lock().expect("invariant: nothing panics under this lock");
+        // To begin a thread panics where the system has none.
+        let mut under_way = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if under_way.get(path).is_some_and(|before| !before.is_finished()) {
             return None;
         }

@@ -31,8 +31,9 @@ pub(super) fn held(node: &Node) -> impl Fn(&InstanceKey) -> Option<Incarnation> 
     move |key: &InstanceKey| node.applied().lock().registry.last_run(key)
 }
 
-/// Makes a check where a call enters. What this node refuses, it looks at again when it has applied
-/// all that was acknowledged: the run may hold the instance by a call through another node.
+/// Makes a check where a call enters, or is led. What this node refuses, it looks at again when it
+/// has applied all that was acknowledged: the run may hold the instance by a call through another
+/// node.
 ///
 /// # Errors
 /// The check's; or no quorum says what was acknowledged.

@@ -94,13 +94,9 @@ impl Kept {
         if let Some(place) = known {
             self.remove(place);
         }
-        for _ in 0..DROPPED_AT_ONCE {
-            if self.bytes <= max {
-                break;
-            }
-            self.drop_one();
-        }
         let needed = new.bytes();
+        let mut droppable = DROPPED_AT_ONCE;
+        self.drop_to(max, &mut droppable);
         let is_full = self.bytes + needed > max;
         if needed > max
             || self.bytes > max
@@ -108,17 +104,22 @@ impl Kept {
         {
             return;
         }
-        while self.bytes + needed > max {
-            self.drop_one();
+        self.drop_to(max - needed, &mut droppable);
+        if self.bytes + needed > max {
+            return;
         }
         self.bytes += needed;
         self.places.insert(new.key.clone(), self.services.len());
         self.services.push(new);
     }
 
-    fn drop_one(&mut self) {
-        let place = self.draw(self.services.len() as u64) as usize;
-        self.remove(place);
+    /// Until there is no more than so much, or so many were dropped.
+    fn drop_to(&mut self, max: usize, droppable: &mut usize) {
+        while self.bytes > max && *droppable > 0 {
+            *droppable -= 1;
+            let place = self.draw(self.services.len() as u64) as usize;
+            self.remove(place);
+        }
     }
 
     fn remove(&mut self, place: usize) {

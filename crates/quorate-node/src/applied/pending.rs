@@ -2,7 +2,7 @@
 //! larger: that counts, too, or all that is under way could go beyond the limit together.
 //!
 //! A caller that is gone leaves its write in the log, so what is here goes when it is applied, when
-//! Raft refuses it, or with the term.
+//! all is applied that was handed to Raft before, or with the term.
 
 use std::collections::HashMap;
 
@@ -40,18 +40,22 @@ impl Pending {
         self.bytes - own.map_or(0, |own| own.bytes)
     }
 
-    /// A write is about to be proposed.
+    /// A write is about to be proposed. Another attempt in the same name may be something else,
+    /// and either may be what is done.
     pub(crate) fn add(&mut self, term: u64, request: &Request, bytes: usize) {
-        if term != self.term {
+        if term < self.term {
+            return;
+        }
+        if term > self.term {
             *self = Self { term, given_up: self.given_up, ..Self::default() };
         }
         let write = self.writes.entry(name(request)).or_default();
-        self.bytes = self.bytes - write.bytes + bytes;
-        write.bytes = bytes;
+        self.bytes += bytes.saturating_sub(write.bytes);
+        write.bytes = write.bytes.max(bytes);
         write.waiting += 1;
     }
 
-    /// It is applied, or Raft has refused it.
+    /// It is applied.
     pub(crate) fn remove(&mut self, request: &Request) {
         if let Some(growth) = self.writes.remove(&name(request)) {
             self.bytes -= growth.bytes;
@@ -97,7 +101,7 @@ mod tests {
     #[test]
     fn what_is_under_way_counts_until_it_is_over() {
         let mut pending = Pending::default();
-        for (number, bytes) in [(1, 10), (2, 20), (1, 11)] {
+        for (number, bytes) in [(1, 10), (2, 20), (1, 11), (1, 3)] {
             pending.add(3, &request(number), bytes);
         }
         assert_eq!(pending.bytes(3, None), 31, "an attempt at the same write counts once");
@@ -108,7 +112,8 @@ mod tests {
         pending.remove(&request(1));
         assert_eq!(pending.bytes(3, None), 20);
         pending.add(4, &request(3), 5);
-        assert_eq!((pending.bytes(3, None), pending.bytes(4, None)), (0, 5));
+        pending.add(3, &request(4), 7);
+        assert_eq!((pending.bytes(3, None), pending.bytes(4, None)), (0, 5), "3 is over");
     }
 
     #[test]

@@ -8,11 +8,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::runtime::Reads;
 
-/// Nobody waits longer for a look: what a mount that hangs has may stay unknown for ever.
+/// Nobody waits longer for a look, nor for that of another: what a mount that hangs has may stay
+/// unknown for ever.
 const LOOK_WITHIN: Duration = Duration::from_millis(250);
 
 /// What everybody may do, of a file's permissions.
@@ -66,10 +68,13 @@ impl OwnFiles {
     }
 
     async fn told(&self, look: impl FnOnce() -> Open + Send + 'static) -> Open {
-        let _turn = self.turn.acquire().await.expect("invariant: never closed");
-        let looked = self.reads.read(&self.files.data_dir, LOOK_WITHIN, |_| look()).await;
+        let turn = timeout(LOOK_WITHIN, self.turn.acquire()).await;
+        let looked = match turn {
+            Ok(_) => self.reads.read(&self.files.data_dir, LOOK_WITHIN, |_| look()).await.ok(),
+            Err(_elapsed) => None,
+        };
         let mut found = self.found.lock().expect("invariant: nothing panics under this lock");
-        if let Ok(looked) = looked {
+        if let Some(looked) = looked {
             *found = looked;
         }
         found.clone()

@@ -196,7 +196,10 @@ impl Node {
     }
 
     /// Whether this node leads a cluster that has its identity.
-    fn check_leads(&self) -> Result<(), NodeError> {
+    ///
+    /// # Errors
+    /// It does not.
+    pub(crate) fn check_leads(&self) -> Result<(), NodeError> {
         if !self.leads() {
             return Err(NodeError::NotLeader { node: self.id });
         }
@@ -250,13 +253,10 @@ impl Node {
             Err(error) => Err(error),
         };
         let written = match admitted {
-            Ok(op) => {
+            Ok((op, takes_room)) => {
                 let clock = self.stamp();
-                counted.handed_in = request;
+                counted.handed_in = request.filter(|_| takes_room);
                 let written = self.raft.client_write(Command { clock, request, op }).await;
-                if let (Err(_), Some(request)) = (&written, &request) {
-                    self.applied.lock().pending.remove(request);
-                }
                 written.map(|written| written.data).map_err(|error| self.not_written(error))
             }
             Err(error) => Err(error),
@@ -316,6 +316,7 @@ fn check_level(needed: u32, level: impl FnOnce() -> u32) -> Result<(), NodeError
 struct Counted<'a> {
     node: &'a Node,
     since: Instant,
+    /// What takes room while it is under way.
     handed_in: Option<Request>,
     ended: bool,
 }
@@ -323,6 +324,9 @@ struct Counted<'a> {
 impl Counted<'_> {
     fn end(mut self, written: &Result<Outcome, NodeError>) {
         self.ended = true;
+        if written.is_err() {
+            self.give_up();
+        }
         match written {
             Ok(_) => self.node.meters.commit_seconds.observe(self.since.elapsed().as_secs_f64()),
             // Answered as it was before.
@@ -330,14 +334,19 @@ impl Counted<'_> {
             Err(error) => self.node.count_failed(failed_for(error)),
         }
     }
+
+    /// Another attempt at the same write may be in the log.
+    fn give_up(&self) {
+        if let Some(request) = &self.handed_in {
+            self.node.applied.lock().pending.give_up(request);
+        }
+    }
 }
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
         if !self.ended {
-            if let Some(request) = &self.handed_in {
-                self.node.applied.lock().pending.give_up(request);
-            }
+            self.give_up();
             // A change of the leader ends the attempt, which is made again elsewhere.
             self.node.count_failed(if self.node.leads() { "given_up" } else { "lost_lead" });
         }

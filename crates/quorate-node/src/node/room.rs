@@ -14,8 +14,8 @@ const BACKLOG_MAX: usize = 50_000;
 const RETURN_PART: usize = 20;
 
 impl Node {
-    /// What goes into the log for a write: itself; where there is no room for it and it was done
-    /// before, what is answered as that was.
+    /// What goes into the log for a write, and whether that takes room while it is under way:
+    /// itself; where there is no room for it and it was done before, what is answered as that was.
     ///
     /// # Errors
     /// There is no room for it, and nothing that was proposed before has done it; or it was refused
@@ -24,11 +24,11 @@ impl Node {
         &self,
         op: Op,
         request: Option<&Request>,
-    ) -> Result<Op, NodeError> {
+    ) -> Result<(Op, bool), NodeError> {
         let mut has_waited = false;
         loop {
             let (full, request) = match (self.take_room(&op, request), request) {
-                (Ok(()), _) => return Ok(op),
+                (Ok(takes_room), _) => return Ok((op, takes_room)),
                 (Err(full), Some(request)) if full.is_full() => (full, request),
                 (Err(error), _) => return Err(error),
             };
@@ -38,7 +38,7 @@ impl Node {
                 Some(_) => {
                     self.disk.check_floor()?;
                     self.check_backlog()?;
-                    return Ok(Op::Tick);
+                    return Ok((Op::Tick, false));
                 }
                 // Whoever is told that it is full is told that it was not done.
                 None if has_waited => return Err(full),
@@ -48,9 +48,11 @@ impl Node {
         }
     }
 
+    /// Whether it takes room in the registry while it is under way.
+    ///
     /// # Errors
     /// There is no room for it.
-    fn take_room(&self, op: &Op, request: Option<&Request>) -> Result<(), NodeError> {
+    fn take_room(&self, op: &Op, request: Option<&Request>) -> Result<bool, NodeError> {
         self.check_disk(op)?;
         self.check_backlog()?;
         self.take_room_in_registry(op, request)
@@ -83,25 +85,26 @@ impl Node {
 
     /// Refuses what makes a registry larger that has its size, with what is under way. Not what the
     /// state machine would refuse: it has better reasons, which end what its caller does.
-    fn take_room_in_registry(&self, op: &Op, request: Option<&Request>) -> Result<(), NodeError> {
+    fn take_room_in_registry(&self, op: &Op, request: Option<&Request>) -> Result<bool, NodeError> {
         if !matches!(op, Op::Register(_) | Op::Update(_)) {
-            return Ok(());
+            return Ok(false);
         }
         let (limit, term) = (self.tunables.state_bytes_max, self.term());
         let mut state = self.applied.lock();
         let growth = state.registry.growth(op);
         if growth == 0 {
-            return Ok(());
+            return Ok(false);
         }
-        let bytes = state.registry.bytes() + state.pending.bytes(term, request);
+        let bytes = state.registry.bytes();
+        let under_way = state.pending.bytes(term, request);
         let beyond = if state.registry.comes_back(op) { limit / RETURN_PART } else { 0 };
-        if bytes + growth > limit + beyond && !state.registry.refuses(op) {
+        if bytes + under_way + growth > limit + beyond && !state.registry.refuses(op) {
             return Err(NodeError::StateFull { node: self.id, bytes, limit });
         }
         if let Some(request) = request {
             state.pending.add(term, request, growth);
         }
-        Ok(())
+        Ok(request.is_some())
     }
 
     /// One round for all that find no room: waits until this node has applied all that is in its

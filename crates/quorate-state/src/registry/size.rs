@@ -72,7 +72,8 @@ impl Registry {
         Some(after.saturating_sub(instance_bytes(held)))
     }
 
-    /// Whether it grows by nothing but what was deregistered a short while ago.
+    /// Whether nothing of it grows but what was deregistered a short while ago, however much that
+    /// had then.
     pub fn comes_back(&self, op: &Op) -> bool {
         let Op::Register(register) = op else { return false };
         register.instances.iter().all(|(key, spec)| match self.instance(key) {

@@ -17,9 +17,11 @@ use tonic::{Code, Status};
 use crate::api::grpc::door::deadline_in;
 use crate::api::grpc::guard::{check_forwarded, check_still_member};
 use crate::api::grpc::peer_error::PeerError;
-use crate::error::{NodeError, Told};
+use crate::api::incarnations;
+use crate::error::{CallError, NodeError, Told};
 use crate::node::Node;
 use crate::node::calls::wire::{encode_answer, read_call};
+use crate::node::calls::{self, LeaderCall};
 use crate::node::forwards::FORWARDED_MAX;
 
 /// # Errors
@@ -41,15 +43,34 @@ pub(super) async fn execute_all(
 
 async fn execute(node: &Node, sender: NodeId, call: Bytes, deadline: Instant) -> Bytes {
     let call = read_call(call).map_err(|error| PeerError::from(error).into());
-    let call = call.and_then(|call| check_forwarded(node, sender, &call).map(|()| call));
+    let call = call.and_then(|call| check_forwarded(sender, &call).map(|()| call));
     let failure = match call {
-        Ok(call) => match node.execute(call, deadline).await {
+        Ok(call) => match lead(node, call, deadline).await {
             Ok(answer) => return encode_answer(&answer),
-            Err(error) => failure_of(error),
+            Err(failure) => failure,
         },
         Err(refused) => failure(&refused),
     };
     LeaderAnswer { answer: Some(Answer::Failure(failure)) }.encode_to_vec().into()
+}
+
+/// As leader: who does not lead, or knows less than the sender, is not to judge what runs there
+/// are.
+async fn lead(
+    node: &Node,
+    call: LeaderCall,
+    deadline: Instant,
+) -> Result<calls::LeaderAnswer, Failure> {
+    if let LeaderCall::Propose(op, _) = &call {
+        node.check_leads().map_err(failure_of)?;
+        let check = || incarnations::check_forwarded(op, incarnations::held(node));
+        incarnations::check_entering(node, deadline, check).await.map_err(|error| match error {
+            CallError::Node(error) => failure_of(error),
+            CallError::Invalid(invalid) => failure(&PeerError::from(invalid).into()),
+            other => failure(&other.into()),
+        })?;
+    }
+    node.execute(call, deadline).await.map_err(failure_of)
 }
 
 fn failure_of(error: NodeError) -> Failure {

@@ -15,7 +15,6 @@ use crate::api::grpc::admin::check_address;
 use crate::api::grpc::peer::{Append, Ballot, PeerService};
 use crate::api::grpc::peer_door::sender;
 use crate::api::grpc::peer_error::PeerError;
-use crate::api::incarnations;
 use crate::node::Node;
 use crate::node::calls::LeaderCall;
 use crate::node::membership::MembershipCall;
@@ -172,16 +171,9 @@ pub(super) fn check_same(sender: NodeId, told: u64) -> Result<(), Status> {
 }
 
 /// What arrives from another node is checked as if it came from a client.
-pub(super) fn check_forwarded(
-    node: &Node,
-    sender: NodeId,
-    call: &LeaderCall,
-) -> Result<(), Status> {
+pub(super) fn check_forwarded(sender: NodeId, call: &LeaderCall) -> Result<(), Status> {
     let checked = match call {
-        LeaderCall::Propose(op, _) => {
-            let held = incarnations::held(node);
-            op.check_forwarded().and_then(|()| incarnations::check_forwarded(op, held))
-        }
+        LeaderCall::Propose(op, _) => op.check_forwarded(),
         LeaderCall::Renew(..) | LeaderCall::Lead(_) => Ok(()),
         LeaderCall::Membership(call) => match call {
             MembershipCall::Add { peer_address, .. }
