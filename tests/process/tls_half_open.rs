@@ -68,8 +68,9 @@ async fn see_none_leave(mut watch: Watch) {
     }
 }
 
-/// Who is let in at them gets in beside half-open ones.
-async fn all_listeners_answer(node: &Node, files: &Files, authority: &Authority) {
+/// Who is let in at them gets in beside half-open ones; how long it takes where that is longest.
+async fn all_listeners_answer(node: &Node, files: &Files, authority: &Authority) -> Duration {
+    let mut longest = Duration::ZERO;
     for door in doors(node, files) {
         let _half_open = half_open((0..JUST_BEFORE).map(|_| door.address.clone())).await;
         let begun = Instant::now();
@@ -77,8 +78,22 @@ async fn all_listeners_answer(node: &Node, files: &Files, authority: &Authority)
             is_answered(&door.address, &authority.pem, Some(&authority.node(2)), door.speaks).await;
         answered.unwrap_or_else(|why| panic!("the listener for {}: {why}", door.of));
         let took = begun.elapsed();
-        assert!(took < WAITS_FOR_NONE, "the listener for {} took {took:?}", door.of);
+        eprintln!("measured: the listener for {} beside half-open ones: {took:?}", door.of);
+        longest = longest.max(took);
     }
+    longest
+}
+
+/// p99 of renewals and a handshake, alone and beside half-open ones; the slowest listener then.
+type Round = ([Duration; 2], [Duration; 2], Duration);
+
+/// Whether the last of these rounds went well, by what the fastest of them took alone.
+fn is_unnoticed(rounds: &[Round]) -> bool {
+    let Some((_, beside, let_in)) = rounds.last() else { return false };
+    let usual = |at: usize| rounds.iter().map(|(alone, ..)| alone[at]).min().unwrap_or_default();
+    *let_in < WAITS_FOR_NONE
+        && beside[0] <= UNNOTICED.max(usual(0) * SLOWER_MAX)
+        && beside[1] <= CONNECTS_WITHIN.max(usual(1) * SLOWER_MAX)
 }
 
 fn descriptors(pid: i32) -> usize {
@@ -112,7 +127,7 @@ async fn half_open_handshakes_keep_nobody_out_and_leave_nothing() {
     };
     let (mut rounds, mut before) = (Vec::new(), None);
     let passed = loop {
-        let alone = tokio::join!(p99_of(&registry, lease), handshake());
+        let alone: [Duration; 2] = tokio::join!(p99_of(&registry, lease), handshake()).into();
         let (mib, open) = *before.get_or_insert_with(|| (resident_mib(pid), descriptors(pid)));
         let half_open = begin(&cluster, &files).await;
         eventually("they are accepted", SOON, async || match descriptors(pid) {
@@ -120,9 +135,9 @@ async fn half_open_handshakes_keep_nobody_out_and_leave_nothing() {
             now => Err(format!("{now} descriptors, {open} before")),
         })
         .await;
-        let beside = tokio::join!(p99_of(&registry, lease), handshake());
+        let beside = tokio::join!(p99_of(&registry, lease), handshake()).into();
         let with_them = resident_mib(pid);
-        all_listeners_answer(&cluster.nodes[0], &files[0], &authority).await;
+        let let_in = all_listeners_answer(&cluster.nodes[0], &files[0], &authority).await;
         eprintln!(
             "measured: p99 of renewals and a handshake: {alone:?} alone, {beside:?} beside \
              {HALF_OPEN} half-open ones; {with_them} MiB, {mib} before"
@@ -133,19 +148,18 @@ async fn half_open_handshakes_keep_nobody_out_and_leave_nothing() {
         })
         .await;
         drop(half_open);
-        rounds.push((alone, beside));
-        let renewal = rounds.iter().map(|((renewal, _), _)| *renewal).min().unwrap_or_default();
-        let connect = rounds.iter().map(|((_, connect), _)| *connect).min().unwrap_or_default();
-        if beside.0 <= UNNOTICED.max(renewal * SLOWER_MAX)
-            && beside.1 <= CONNECTS_WITHIN.max(connect * SLOWER_MAX)
-        {
+        rounds.push((alone, beside, let_in));
+        if is_unnoticed(&rounds) {
             break true;
         }
         if rounds.len() == ROUNDS {
             break false;
         }
     };
-    assert!(passed, "p99 of renewals and a handshake, alone and beside: {rounds:?}");
+    assert!(
+        passed,
+        "p99 of renewals and a handshake, alone and beside, and the slowest listener: {rounds:?}"
+    );
     let kept = tokio::time::timeout(SOON, handle.registered()).await;
     kept.expect("it is renewed").unwrap();
     let ended = watching.try_join_next();

@@ -99,7 +99,7 @@ pub(super) struct Pods {
 
 impl Pods {
     pub(super) fn new(directory: &Path, ports: Ports) -> Self {
-        for folder in ["calls", "bin", "claims"] {
+        for folder in ["calls", "bin", "claims", "configmaps"] {
             fs::create_dir(directory.join(folder)).unwrap();
         }
         let kubectl = directory.join("bin/kubectl");
@@ -326,6 +326,7 @@ impl Pods {
             self.start_late();
             return Err(format!("Error from server (NotFound): pods {name:?} not found\n"));
         }
+        assert!(self.nodes.contains_key(&number(name)), "{pod} is waited for, and never comes");
         let set = &self.sets[name.strip_suffix("-0").expect("a pod as it was told")];
         let probe = &set["spec"]["template"]["spec"]["containers"][0]["readinessProbe"]["httpGet"];
         let port = u16::try_from(probe["port"].as_u64().unwrap() - 1 + number(name)).unwrap();

@@ -34,8 +34,11 @@ impl Pods {
                 }
                 Ok(names.iter().map(|name| format!("statefulset.apps/{name} scaled\n")).collect())
             }
-            // Until then, each takes its time.
+            // Until then, each takes its time; where its set wants it, it stays.
             ["wait", "--for=delete", pods @ .., "--timeout=5m"] => {
+                if let Some(pod) = pods.iter().find(|pod| self.is_wanted(number(pod))) {
+                    return Err(format!("error: timed out waiting for the condition on {pod}\n"));
+                }
                 pods.iter().for_each(|pod| self.stop(number(pod)));
                 Ok(pods.iter().map(|pod| format!("{pod} condition met\n")).collect())
             }
@@ -49,13 +52,19 @@ impl Pods {
                 Ok(deleted.collect())
             }
             ["apply", "-f", path] => self.make_all(objects(path)),
-            ["create", "configmap", "quorate-backup", "--from-file=registry.backup"] => {
-                match self.directory.join("registry.backup").exists() {
-                    true => Ok("configmap/quorate-backup created\n".to_owned()),
-                    false => Err("error: error reading registry.backup\n".to_owned()),
-                }
+            ["create", "configmap", name, file] => {
+                let file = file.strip_prefix("--from-file=").expect("a file");
+                let content = fs::read(self.directory.join(file));
+                let content = content.map_err(|error| format!("error: {file}: {error}\n"))?;
+                let made = self.configmap_of(name);
+                fs::create_dir(&made).map_err(|error| format!("error: {name:?}: {error}\n"))?;
+                fs::write(made.join(file), content).unwrap();
+                Ok(format!("configmap/{name} created\n"))
             }
-            ["delete", "configmap", "quorate-backup", "--ignore-not-found"] => Ok(String::new()),
+            ["delete", "configmap", name, "--ignore-not-found"] => {
+                let _not_there = fs::remove_dir_all(self.configmap_of(name));
+                Ok(String::new())
+            }
             ["wait", "--for=jsonpath={.status.phase}=Succeeded", pod, "--timeout=5m"] => {
                 let name = pod.strip_prefix("pod/").expect("it is told as what is waited for");
                 let is_there = self.ended.contains_key(name);
@@ -78,9 +87,20 @@ impl Pods {
         self.directory.join("claims").join(name)
     }
 
-    /// No node has the volume.
+    fn configmap_of(&self, name: &str) -> PathBuf {
+        self.directory.join("configmaps").join(name)
+    }
+
+    /// Its set is to have a pod.
+    fn is_wanted(&self, id: u64) -> bool {
+        self.sets[&format!("quorate-{id}")]["spec"]["replicas"] != 0
+    }
+
+    /// No node has the volume, or comes and takes it.
     fn is_free(&self, claim: &str) {
-        assert!(!self.nodes.contains_key(&claimed_by(claim)), "{claim} is in use");
+        let id = claimed_by(claim);
+        assert!(!self.nodes.contains_key(&id), "{claim} is in use");
+        assert!(!self.is_wanted(id), "{claim}: a pod that takes it may come at any time");
     }
 
     pub(super) fn make_all(&mut self, objects: Vec<Value>) -> Answer {
@@ -107,8 +127,15 @@ impl Pods {
                 let id = node_of(&object);
                 fs::create_dir_all(self.volume(id)).unwrap();
                 self.is_usable(&self.volume(id))?;
+                // Where the manifest does not say how many, it stays with what was scaled.
+                let was = self.sets.get(&name).map(|set| set["spec"]["replicas"].clone());
+                if object["spec"]["replicas"].is_null() {
+                    object["spec"]["replicas"] = was.unwrap_or(1.into());
+                }
                 self.sets.insert(name.clone(), object);
-                self.start(id);
+                if self.is_wanted(id) {
+                    self.start(id);
+                }
             }
             _ => {}
         }
@@ -136,7 +163,14 @@ impl Pods {
                     self.claim_of(name)
                 }
                 None if volume["emptyDir"].is_object() => self.directory.join("empty"),
-                None => self.directory.clone(),
+                None => {
+                    let name = volume["configMap"]["name"].as_str().expect("a known volume");
+                    let place = self.configmap_of(name);
+                    if !place.exists() {
+                        return Err(format!("configmap {name:?} not found\n"));
+                    }
+                    place
+                }
             };
             places.push((mount["mountPath"].as_str().unwrap(), place.display().to_string()));
         }
