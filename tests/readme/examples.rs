@@ -97,6 +97,7 @@ fn each_example_opens_with_its_command() {
             format!("kubectl apply -f {three_nodes}/kubernetes.yaml"),
         ),
         (format!("{three_nodes}/replace-pod.sh"), format!("{three_nodes}/replace-pod.sh OLD NEW")),
+        (format!("{three_nodes}/add-pods.sh"), format!("{three_nodes}/add-pods.sh MEMBER NEW...")),
         (format!("{three_nodes}/Dockerfile"), format!("-f {three_nodes}/Dockerfile .")),
     ] {
         let text = text_of(&file);

@@ -26,6 +26,7 @@ pub(crate) use cluster_of_pods::{host, mounted_config, pod_settings};
 
 const MANIFEST: &str = "cluster-examples/three-nodes/kubernetes.yaml";
 const SCRIPT: &str = "cluster-examples/three-nodes/replace-pod.sh";
+const ADD: &str = "cluster-examples/three-nodes/add-pods.sh";
 /// In a test's directory: what lets an admin in, and what the nodes know of it.
 const TOKEN: &str = "admin.token";
 const ACCESS: &str = "access.toml";
@@ -47,9 +48,16 @@ fn asked(ports: Ports, directory: &Path, line: &str) -> String {
     Running::start(command, directory, "asked").succeed()
 }
 
+/// A node of the manifest that lets the admin in alone.
+fn guarded(mut set: Value, directory: &Path) -> Value {
+    let access = json!({ "name": "QUORATE_ACCESS", "value": directory.join(ACCESS) });
+    container(&mut set)["env"].as_array_mut().unwrap().push(access);
+    set
+}
+
 /// The three nodes of the manifest, and one registration. Where they are guarded, they let the
 /// admin in alone.
-fn begin(ports: Ports, directory: &Path, guarded: bool) -> Pods {
+fn begin(ports: Ports, directory: &Path, is_guarded: bool) -> Pods {
     let token = directory.join(TOKEN).display().to_string();
     let mut new = quorate(ports);
     new.args(["token", "new", "--id", "admin", "--role", "admin", "--out", &token]);
@@ -57,12 +65,8 @@ fn begin(ports: Ports, directory: &Path, guarded: bool) -> Pods {
     std::fs::write(directory.join(ACCESS), entry).unwrap();
 
     let mut pods = Pods::new(directory, ports);
-    for mut set in sets() {
-        if guarded {
-            let access = json!({ "name": "QUORATE_ACCESS", "value": directory.join(ACCESS) });
-            container(&mut set)["env"].as_array_mut().unwrap().push(access);
-        }
-        pods.apply(set).unwrap();
+    for set in sets() {
+        pods.apply(if is_guarded { guarded(set, directory) } else { set }).unwrap();
     }
     asked(ports, directory, "cluster status --wait --timeout 60s");
     let orders = "register orders orders-1 --endpoint http=http://10.0.0.1:8080 --ttl 1h --once";
@@ -148,6 +152,57 @@ fn a_pod_whose_volume_is_lost_is_replaced_however_often_that_is_broken_off() {
     let (done, said) = replace(&mut pods, 2, 7, &flags);
     assert!(done, "{said}");
     assert_eq!(members(4, ports, directory), voters([4, 6, 7]));
+    pods.end();
+}
+
+/// One that the manifest does not have, with these founders, or to be taken in.
+fn another(id: u64, founders: Option<&str>, directory: &Path) -> Value {
+    let mut set = guarded(sets().next().unwrap(), directory);
+    let labels = json!({ "app": "quorate", "quorate-node": format!("{id}") });
+    set["metadata"]["name"] = format!("quorate-{id}").into();
+    set["spec"]["selector"]["matchLabels"] = labels.clone();
+    set["spec"]["template"]["metadata"]["labels"] = labels;
+    let env = container(&mut set)["env"].as_array_mut().unwrap();
+    env.retain(|variable| variable["name"] != "QUORATE_BOOTSTRAP");
+    let own = founders.map(|value| json!({ "name": "QUORATE_BOOTSTRAP", "value": value }));
+    env.extend(own);
+    set
+}
+
+/// Who waits for what does not come by itself is told so.
+#[test]
+fn nodes_are_added_as_soon_as_they_answer_and_a_refusal_that_stays_is_the_end() {
+    let (ports, directory) = (Ports::free(), tempfile::tempdir().unwrap());
+    let directory = directory.path();
+    let mut pods = begin(ports, directory, true);
+    let flags = format!("--token-file {}", directory.join(TOKEN).display());
+    let add = |pods: &mut Pods, numbers: &[&str], flags: &str| {
+        let mut script = Command::new(root().join(ADD));
+        script.args(numbers).env("QUORATE_FLAGS", flags);
+        pods.serve(script)
+    };
+    for numbers in [&["1"][..], &["1", "2 3"], &["1", "0"]] {
+        let (done, said) = add(&mut pods, numbers, &flags);
+        assert!(!done && said.contains("usage: add-pods.sh MEMBER NEW..."), "{said}");
+    }
+
+    pods.apply(another(4, None, directory)).unwrap();
+    let (done, said) = add(&mut pods, &["1", "4"], "");
+    assert!(!done && said.contains("no credential came with the call"), "{said}");
+    assert_eq!(pods.looked_for_in_vain(), 0);
+    let (done, said) = add(&mut pods, &["1", "4"], &flags);
+    assert!(done, "{said}");
+    says(&said, &["waiting until node 4 answers", "node 4 is in", "OK: node"]);
+    assert_eq!(pods.looked_for_in_vain(), 1, "it tries again");
+
+    // It had founders, and is a cluster of its own. Whoever is in stays in.
+    let founders = "5=quorate-5-0.quorate.$(POD_NAMESPACE).svc:7101";
+    pods.apply(another(5, Some(founders), directory)).unwrap();
+    let (done, said) = add(&mut pods, &["1", "4", "5"], &flags);
+    assert!(!done, "{said}");
+    says(&said, &["node 4 is in", "belongs to another cluster", "and no QUORATE_BOOTSTRAP"]);
+    let ids: Vec<_> = members(1, ports, directory).into_iter().map(|member| member.0).collect();
+    assert_eq!(ids, [1, 2, 3, 4]);
     pods.end();
 }
 
@@ -252,10 +307,12 @@ fn the_certificate_shown_has_all_names_by_which_its_node_is_called() {
     assert_eq!(strings(&certificate["spec"]["uris"]), [uri]);
 
     let advertised = settings["QUORATE_ADVERTISE"].replace(NAMESPACE, "NAMESPACE");
-    let script = file("replace-pod.sh");
-    let by_script = between(&script, "quorate \"$@\" --nodes \"", "\"");
-    let by_script = by_script.replace("${pod#pod/}", "quorate-1-0");
-    let by_script = by_script.replace("$namespace", "NAMESPACE");
+    let by_scripts = ["replace-pod.sh", "add-pods.sh"].map(|script| {
+        let script = file(script);
+        let called = between(&script, "quorate \"$@\" --nodes \"", "\"");
+        let called = called.replace("${pod#pod/}", "$pod").replace("$pod", "quorate-1-0");
+        called.replace("$namespace", "NAMESPACE")
+    });
     let backup = objects("cluster-examples/three-nodes/backup.yaml").remove(1);
     let backup = &backup["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0];
     let by_backup = strings(&backup["args"]).remove(4);
@@ -263,8 +320,8 @@ fn the_certificate_shown_has_all_names_by_which_its_node_is_called() {
     let [to_all, probe] =
         [("Programs that take one address use ", ": "), ("quorate, services, --nodes, \"", "\"")]
             .map(|(begin, end)| between(&manifest, begin, end).to_owned());
-    let dialled = [advertised, by_script, by_backup, to_all, probe];
+    let dialled = by_scripts.into_iter().chain([advertised, by_backup, to_all, probe]);
     let hosts = dialled.map(|it| it.strip_suffix(":7001").expect("with its port").to_owned());
     let named = strings(&certificate["spec"]["dnsNames"]);
-    assert_eq!(BTreeSet::from(hosts), BTreeSet::from_iter(named));
+    assert_eq!(hosts.collect::<BTreeSet<_>>(), BTreeSet::from_iter(named));
 }

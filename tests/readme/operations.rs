@@ -212,6 +212,17 @@ fn whatever_is_lost_there_is_a_way_back() {
     ports.are_free_again(&said);
 }
 
+/// Of a unit: its text, and the files in which it says that variables stand.
+const SYSTEMCTL: &str = "\
+systemctl() {
+  case \"$*\" in
+    cat*) cat unit;;
+    'show -p EnvironmentFiles --value quorate@'*)
+      sed -n 's/^EnvironmentFile=-*\\(.*\\)/\\1 (ignore_errors=no)/p' unit;;
+    *) echo systemctl $@;;
+  esac
+}";
+
 /// A node whose disk is lost, with these texts as its file and its unit, before a backup is
 /// restored: what the runbook's first steps say, and its file after them.
 fn not_to_found(id: u64, text: &str, unit: &str) -> (String, String) {
@@ -222,15 +233,15 @@ fn not_to_found(id: u64, text: &str, unit: &str) -> (String, String) {
     std::fs::create_dir_all(place("etc")).unwrap();
     std::fs::write(place(&format!("etc/node-{id}.toml")), text).unwrap();
     std::fs::write(place("unit"), unit).unwrap();
+    std::fs::write(place("settings"), "QUORATE_BOOTSTRAP=1=h:1\n").unwrap();
     let own = steps
         .replace("/etc/quorate", "etc")
         .replace("/var/lib/quorate", "var")
         .replace("quorate@1", &format!("quorate@{id}"))
         .replace("node-1", &format!("node-{id}"))
         .replace("lost-1", &format!("lost-{id}"));
-    let systemctl = "systemctl() { case $1 in cat) cat unit;; *) echo systemctl $@;; esac; }";
     let mut bash = Command::new("bash");
-    bash.args(["-euc", &format!("{systemctl}\n{own}")]).current_dir(directory.path());
+    bash.args(["-euc", &format!("{SYSTEMCTL}\n{own}")]).current_dir(directory.path());
     let said = Running::start(bash, directory.path(), "steps").succeed();
     let first = format!("systemctl disable --now quorate@{id}\n");
     let said = said.strip_prefix(&first).unwrap_or_else(|| panic!("{said}")).to_owned();
@@ -253,6 +264,7 @@ fn no_node_whose_disk_is_lost_founds_a_cluster_while_a_backup_is_restored() {
     let dense =
         "id = 1\n[bootstrap]\n1 = \"h:1\"\n2 = \"i:1\"\n[tls]\ncert = \"c\"\n\n[tunables]\n";
     let loose = "[health_checks]\n\n[bootstrap] # three\n\n  \"1\" = \"h:1\"\n \n 2 = \"i:1\"\n";
+    let tabs = "[tls]\ncert = \"c\"\n\t[ bootstrap ]\n\t# all\n\t1 = \"h:1\"\n\t'2' = 'i:1'\n\t[tunables]\n\tdns_ttl_s = 4\n";
     for (id, text) in [
         (1, shipped(1)),
         (2, shipped(2)),
@@ -260,6 +272,7 @@ fn no_node_whose_disk_is_lost_founds_a_cluster_while_a_backup_is_restored() {
         (1, shipped(1).replace('\n', "\r\n")),
         (1, dense.to_owned()),
         (1, loose.to_owned()),
+        (1, tabs.to_owned()),
     ] {
         let (said, left) = not_to_found(id, &text, &unit);
         assert_eq!(said, "", "{text}");
@@ -278,4 +291,6 @@ fn no_node_whose_disk_is_lost_founds_a_cluster_while_a_backup_is_restored() {
         let (said, _) = not_to_found(1, dense, &format!("{unit}{more}"));
         says(&said, &[more, "STILL THERE"]);
     }
+    let (said, _) = not_to_found(1, dense, &format!("{unit}EnvironmentFile=-settings\n"));
+    says(&said, &["settings:QUORATE_BOOTSTRAP=1=h:1", "STILL THERE"]);
 }

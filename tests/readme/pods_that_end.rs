@@ -104,7 +104,8 @@ fn what_is_left_of_a_majority_is_recovered_where_it_is() {
     is_of_the_cluster(pod, &recover["metadata"]["labels"]);
 }
 
-/// Each to a file of its own: `cluster backup` writes over none.
+/// Each to a file of its own: `cluster backup` writes over none. Pods go with their machines, and
+/// what is called as they are could not be named any more.
 #[test]
 fn a_backup_is_taken_each_night_onto_a_claim_of_its_own() {
     let objects = of("backup.yaml");
@@ -127,7 +128,8 @@ fn a_backup_is_taken_each_night_onto_a_claim_of_its_own() {
         args[..3],
         ["cluster", "backup", &format!("{path}/$({}).backup", text(&env["name"]))]
     );
-    assert_eq!(env["valueFrom"]["fieldRef"]["fieldPath"], "metadata.name", "new for each pod");
+    let of_job = "metadata.labels['batch.kubernetes.io/job-name']";
+    assert_eq!(env["valueFrom"]["fieldRef"]["fieldPath"], of_job);
     let claimed = &pod["volumes"][0]["persistentVolumeClaim"]["claimName"];
     assert_eq!((claimed, &pod["volumes"][0]["name"]), (&claim["metadata"]["name"], &mount["name"]));
     assert!(!text(claimed).starts_with("data-"), "it is no node's");
@@ -140,8 +142,30 @@ fn a_backup_is_taken_each_night_onto_a_claim_of_its_own() {
     let allowed = &policy["spec"]["ingress"][1]["from"][0]["podSelector"]["matchLabels"];
     assert_eq!(labels, allowed);
     is_of_the_cluster(pod, labels);
-    // What its file is called is seen by its pod.
-    assert_eq!(nightly["spec"]["successfulJobsHistoryLimit"], 30);
+    // What its file is called is seen by its job, and that there is none, too.
+    for kept in ["successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
+        assert_eq!(nightly["spec"][kept], 30, "{kept}");
+    }
+}
+
+/// Kubernetes calls a job of each night by the minute for which it was due. Where nothing else is
+/// left, that says how the file is called, whatever zone the reader's machine is in.
+#[test]
+fn the_name_of_a_nights_backup_can_be_worked_out() {
+    let nightly = &of("backup.yaml")[1];
+    assert_eq!(nightly["spec"]["timeZone"], "Etc/UTC");
+    let schedule = text(&nightly["spec"]["schedule"]);
+    let at = |field| schedule.split(' ').nth(field).unwrap().parse::<u64>().unwrap();
+    let due = at(1) * 60 + at(0);
+    let shown = blocks_of("console", |heading| heading == BACKUPS);
+    let command = shown.lines().last().unwrap().strip_prefix("$ ").unwrap();
+    let mut bash = Command::new("bash");
+    let made = bash.args(["-euc", command]).env("TZ", "Asia/Tokyo").output().unwrap();
+    let made = String::from_utf8(made.stdout).unwrap();
+    let begin = format!("{}-", text(&nightly["metadata"]["name"]));
+    let number = made.strip_prefix(&begin).and_then(|rest| rest.strip_suffix(".backup\n"));
+    let number: u64 = number.unwrap_or_else(|| panic!("{made}")).parse().unwrap();
+    assert_eq!(number % (24 * 60), due, "{made}");
 }
 
 /// A job's name is good once. By this one, its file stands where it belongs among those of each

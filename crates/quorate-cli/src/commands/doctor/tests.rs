@@ -215,6 +215,10 @@ fn what_is_kept() {
     finds(&old, "backups", Severity::Warning, &["1 d 3 h old"]);
     let never = all(None, 27 * HOUR_MS);
     finds(&never, "backups", Severity::Warning, &["no backup was taken since"]);
+    for late in [&old, &never] {
+        let next = diagnose(late).findings[0].next.clone();
+        assert!(next.contains("`backup-registry` (docs/operations.md#backups)"), "{next}");
+    }
     finds(&all(None, HOUR_MS), "backups", Severity::Note, &["at most 1 h 0 min ago"]);
 }
 

@@ -197,7 +197,7 @@ pub(super) fn backups(facts: &Facts, found: &mut Found) -> Result<(), String> {
     let newest = answering(facts).filter_map(|(_, condition)| condition.backup_age_ms).min();
     let up = answering(facts).map(|(member, _)| member.uptime_ms).max().unwrap_or(0);
     let (newest, up) = (newest.map(Duration::from_millis), Duration::from_millis(up));
-    let next = "take one from a timer: `quorate cluster backup FILE`";
+    let next = "take one now, `quorate cluster backup FILE`, and one each day, by a timer that calls the script `backup-registry` (docs/operations.md#backups)";
     match newest {
         Some(age) if age > BACKUP_DUE => {
             let meaning = format!("the newest backup that the nodes know of is {} old", ago(age));

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# On Kubernetes, a node that is in the cluster takes in others that have empty volumes (kubernetes.yaml): after a recovery, or to grow.
+#
+#   cluster-examples/three-nodes/add-pods.sh MEMBER NEW...
+#
+# for example 1 2 3: node 1 takes in node 2, then node 3. It waits for pods that are not there yet, and ends with the first refusal that would
+# stay. It can be run again: who is in stays in. The namespace is that of kubectl's context. QUORATE_FLAGS is what `quorate` needs in a pod to
+# be let in as an admin, for example "--ca /tls/ca.crt --cert /tls/admin.crt --key /tls/admin.key".
+set -euo pipefail
+
+# For a new image, a new volume and a new name in DNS.
+patience_s=300
+
+usage() {
+    echo "usage: add-pods.sh MEMBER NEW..., numbers of nodes" >&2
+    exit 2
+}
+(($# > 1)) || usage
+for id in "$@"; do
+    [[ $id =~ ^[1-9][0-9]*$ ]] || usage
+done
+member=$1 pod=quorate-$1-0
+shift
+
+fail() {
+    printf 'error: %s\n' "${@#error: }" >&2
+    exit 1
+}
+
+# A command in the pod of the member.
+quorate() {
+    # shellcheck disable=SC2086 # they are several words
+    kubectl exec "$pod" -- quorate "$@" --nodes "$pod.quorate.$namespace.svc:7001" ${QUORATE_FLAGS:-}
+}
+
+echo "waiting until $pod is ready"
+until said=$(kubectl wait --for=condition=Ready "pod/$pod" --timeout=5m 2>&1); do
+    # It may not be made yet.
+    if [[ $said != *"not found"* ]] || ((SECONDS > patience_s)); then
+        fail "$said" "kubectl logs $pod says why; run this again"
+    fi
+    sleep 1
+done
+namespace=$(kubectl get statefulset "quorate-$member" -o 'jsonpath={.metadata.namespace}')
+
+for new in "$@"; do
+    echo "node $member takes in node $new"
+    SECONDS=0 waits=
+    until said=$(quorate cluster add "$new" "quorate-$new-0.quorate.$namespace.svc:7101" 2>&1); do
+        # Its pod may not be there yet, or not its name.
+        if [[ $said != *"node $new does not answer at"* ]] || ((SECONDS > patience_s)); then
+            fail "$said" "node $new needs an empty volume, and no QUORATE_BOOTSTRAP; look into quorate-$new, and run this again"
+        fi
+        [[ -n $waits ]] || echo "    waiting until node $new answers; if it takes long: kubectl describe pod quorate-$new-0"
+        waits=1
+        sleep 2
+    done
+    echo "$said"
+done
+quorate cluster status --wait --timeout 5m
