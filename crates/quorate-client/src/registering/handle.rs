@@ -81,7 +81,9 @@ pub enum RegistrationState {
 pub enum Gone {
     /// Its handle deregistered it.
     Deregistered,
-    /// A newer run of the process holds the instance, or another client deregistered it.
+    /// A newer run of the process holds the instance, or another client deregistered it. In the
+    /// background, an older one whose clock was too far ahead to take over from is waited for
+    /// before, once, for the TTL of this registration: it may be over, and its lease not yet.
     Superseded {
         /// The incarnation that holds it, where the registry named it.
         current: Option<u64>,
