@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -190,8 +190,15 @@ impl<T: Send + Sync + 'static> Kept<T> {
             shared.read();
             drop(alone);
         });
-        // It cannot be waited for while the runtime is being shut down.
-        let _ended = reading.await;
+        match reading.await {
+            // Its message may have what was read in it.
+            Err(error) if error.is_panic() => tracing::warn!(
+                what = self.0.what,
+                "reading it panicked, which is a fault of this library; the one before stays"
+            ),
+            // It cannot be waited for while the runtime is being shut down.
+            Ok(()) | Err(_) => {}
+        }
     }
 
     /// Reads again for ever.
@@ -210,7 +217,8 @@ impl<T> Shared<T> {
         if self.seen.swap(found, Ordering::AcqRel) == found {
             return;
         }
-        let mut used = self.used.lock().expect("invariant: nothing panics under this lock");
+        // What is read is foreign: a parser that panics at it is not to end all later readings.
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         let unread = read.iter().find_map(|part| part.as_ref().err().cloned());
         let mut is_new = false;
         // What did not fit the rest may fit what is taken of it.
@@ -366,6 +374,23 @@ mod tests {
             put(texts);
             kept.reread().await;
             assert_eq!((&kept.now()[..], kept.changes()), (&numbers[..], changes), "{what}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_content_that_its_parser_panics_at_keeps_no_later_one_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("number");
+        std::fs::write(&path, "1").unwrap();
+        let kept = Kept::new("a number", vec![vec![Source::file(&path)]], |parts, _| {
+            assert_ne!(parts[0][0], b"panic", "as the parser of a library");
+            parse(parts[0])
+        });
+        let kept = kept.unwrap();
+        for (text, expected) in [("panic", (1, 0)), ("2", (2, 1)), ("x", (2, 1)), ("3", (3, 2))] {
+            std::fs::write(&path, text).unwrap();
+            kept.reread().await;
+            assert_eq!((*kept.now(), kept.changes()), expected, "{text}");
         }
     }
 

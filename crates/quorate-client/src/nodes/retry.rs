@@ -121,6 +121,11 @@ pub(crate) fn is_wrong(code: Code) -> bool {
     code == Code::InvalidArgument
 }
 
+/// Whether what they find wrong is the incarnation of a registration: they name the field first.
+pub(crate) fn is_wrong_incarnation(status: &Status) -> bool {
+    is_wrong(status.code()) && status.message().starts_with("incarnation = ")
+}
+
 /// Whether an attempt had too little time: the next one gets more.
 pub(crate) fn is_late(status: &Status) -> bool {
     status.code() == Code::DeadlineExceeded

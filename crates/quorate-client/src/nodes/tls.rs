@@ -94,7 +94,8 @@ impl Tls {
     /// signed by it. A CA without one has revoked nothing. A list whose next one is overdue stays
     /// in use; one that is older than the one before is refused. Lists of CAs that are not trusted
     /// here may stand beside those of CAs that are, as nodes have them; one that was there stays in
-    /// use until the client starts again, unless a newer one comes.
+    /// use until the client starts again, unless a newer one comes, and one that cannot be used
+    /// holds back no list of another CA. (A client does not start with a list that cannot be read.)
     ///
     /// A new list ends the connections to those whose certificates it has, also where calls and
     /// watches are under way: they go on with other nodes. So does a CA that is taken away, and the

@@ -81,7 +81,9 @@ pub enum RegistrationState {
 pub enum Gone {
     /// Its handle deregistered it.
     Deregistered,
-    /// A newer run of the process holds the instance, or another client deregistered it.
+    /// A newer run of the process holds the instance, or another client deregistered it. In the
+    /// background, an older one whose clock was too far ahead to take over from is waited for
+    /// before, once, for the TTL of this registration: it may be over, and its lease not yet.
     Superseded {
         /// The incarnation that holds it, where the registry named it.
         current: Option<u64>,
@@ -285,9 +287,10 @@ impl RegistrationHandle {
     /// short. After a failure it can be called again; it succeeds exactly once.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] at the deadline (the call timeout): the registration then runs out
-    /// with its TTL. [`Error::AlreadyDeregistered`] after a success. [`Error::Superseded`]: a newer
-    /// run holds the instance, which was left alone.
+    /// [`Error::Unreachable`] at the deadline (the call timeout), or sooner for want of room after an
+    /// attempt that got no answer, and may be done yet: the registration runs out with its TTL if
+    /// not. [`Error::AlreadyDeregistered`] after a success. [`Error::Superseded`]: a newer run holds
+    /// the instance, which was left alone.
     pub async fn deregister(&self) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
         let deadline = self.deadline();

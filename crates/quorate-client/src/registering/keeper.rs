@@ -12,6 +12,7 @@
 //! no changes renews all the same.
 
 mod changing;
+mod incarnation;
 mod leaving;
 mod renewing;
 
@@ -35,7 +36,7 @@ use crate::core::Core;
 use crate::error::{Error, current_incarnation};
 use crate::nodes::call::{Failure, Rounds, attempt};
 use crate::nodes::endpoints::Target;
-use crate::nodes::retry::{BACKGROUND, Decision, is_wrong, retry_after, rights_pause};
+use crate::nodes::retry::{BACKGROUND, Decision, is_wrong_incarnation, retry_after, rights_pause};
 use crate::nodes::stub::registry;
 use crate::nodes::write::Write;
 use crate::types::{InstanceSpec, Registration};
@@ -83,6 +84,8 @@ pub(super) struct Keeper {
     began: (u64, Moment),
     /// How many more times a higher incarnation may be taken; 0 after the first success.
     higher_incarnations: u32,
+    /// Set when one was left, until the next success: a lease may be waited for, once.
+    may_wait_for_lease: bool,
     /// Set while the registration is there, as far as is known.
     lease: Option<Held>,
     /// What the registry took last; empty: it was never there.
@@ -133,6 +136,7 @@ impl Keeper {
             incarnation: Arc::new(AtomicU64::new(incarnation)),
             began: (incarnation, Moment::now()),
             higher_incarnations: FIRST_INCARNATIONS_MAX,
+            may_wait_for_lease: false,
             lease: None,
             accepted: Vec::new(),
             renew_at: Instant::now(),
@@ -315,7 +319,9 @@ impl Keeper {
     /// Decides what a failed attempt to register calls for.
     fn registration_failed(&mut self, failure: Failure) -> Next {
         let Failure { decision, status, .. } = &failure;
-        if self.give_up_change(status) || self.leave_higher_incarnation(status) {
+        // Where the incarnation is what is wrong, a change is not.
+        let gives_up_change = !is_wrong_incarnation(status) && self.give_up_change(status);
+        if gives_up_change || self.leave_higher_incarnation(status) {
             self.register_at = Some(Instant::now());
             return Next::Keep;
         }
@@ -324,7 +330,10 @@ impl Keeper {
                 self.rounds.wait(&self.core.endpoints)
             }
             Decision::Superseded if self.take_higher_incarnation(status) => Duration::ZERO,
-            Decision::Superseded => return self.superseded(current_incarnation(status)),
+            Decision::Superseded => match self.wait_for_lease(status) {
+                Some(wait) => wait,
+                None => return self.superseded(current_incarnation(status)),
+            },
             decision => self.pause(*decision),
         };
         self.register_at = Some(Instant::now() + wait.max(retry_after(status).unwrap_or_default()));
@@ -407,43 +416,9 @@ impl Keeper {
         self.renewing = None;
         self.renew_at = Instant::now() + next_renewal(interval);
         self.register_at = None;
-        self.higher_incarnations = 0;
+        (self.higher_incarnations, self.may_wait_for_lease) = (0, false);
         self.registered(lease);
         Ok(())
-    }
-
-    /// On a first registration only, against an incarnation that this host's clock has not come to
-    /// yet: it went back since the process before this one started, so go above what that one had.
-    /// Any other higher incarnation is a newer run, to which this one gives way, also if nothing
-    /// has answered it until now. Its own one was deregistered, by an answer that was lost.
-    fn take_higher_incarnation(&mut self, status: &Status) -> bool {
-        let Some(current) = current_incarnation(status) else { return false };
-        if self.higher_incarnations == 0 || current <= self.incarnation().max(self.clock()) {
-            return false;
-        }
-        self.higher_incarnations -= 1;
-        self.incarnation.store(current.saturating_add(1), Ordering::Relaxed);
-        true
-    }
-
-    /// Gives up an incarnation that was taken over and that no node takes (any more): it is too far
-    /// ahead of their clocks, and would be refused for ever. What this run would have by its own
-    /// clock comes next; if the other one is still there, that is refused, and said.
-    fn leave_higher_incarnation(&mut self, status: &Status) -> bool {
-        let own = self.clock();
-        if !is_wrong(status.code()) || self.lease.is_some() || self.incarnation() <= own {
-            return false;
-        }
-        self.incarnation.store(own, Ordering::Relaxed);
-        self.higher_incarnations = 0;
-        true
-    }
-
-    /// What a run that began now would have as its incarnation. Not read from the clock again: that
-    /// may have been set meanwhile, on a machine that began with a wrong one.
-    fn clock(&self) -> u64 {
-        let (then, at) = self.began;
-        then.saturating_add(u64::try_from(at.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
     fn registered(&self, lease: Lease) {

@@ -21,7 +21,7 @@ use crate::nodes::write::Write;
 use crate::types::{Registration, Update};
 
 /// The TTL that the registry grants when none is asked for.
-const DEFAULT_TTL: Duration = Duration::from_secs(15);
+pub(super) const DEFAULT_TTL: Duration = Duration::from_secs(15);
 
 /// What the registrations of a client share.
 #[derive(Debug)]

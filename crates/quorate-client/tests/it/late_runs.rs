@@ -2,7 +2,9 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use quorate_client::{Client, Error, InstanceBuilder, Registration, RegistrationState};
+use quorate_client::{
+    Client, Error, InstanceBuilder, InstanceStatus, Registration, RegistrationState,
+};
 use quorate_proto::v1::Instance;
 
 use crate::fake::{Fake, Mode, until, within};
@@ -11,11 +13,15 @@ const PATIENT: Duration = Duration::from_secs(20);
 
 /// No call of it is late on a busy machine, unless it is not to be answered.
 fn client(fakes: &[Fake], attempt_timeout: Duration) -> Client {
+    client_with(fakes, attempt_timeout, Duration::from_secs(60))
+}
+
+fn client_with(fakes: &[Fake], attempt_timeout: Duration, call_timeout: Duration) -> Client {
     Client::builder(fakes.iter().map(Fake::address))
         .in_order(true)
         .member_refresh(None)
         .attempt_timeout(attempt_timeout)
-        .call_timeout(Duration::from_secs(60))
+        .call_timeout(call_timeout)
         .build()
         .unwrap()
 }
@@ -94,12 +100,53 @@ async fn a_number_that_no_node_takes_is_not_asked_for_again() {
     let [first, second, third] = [(); 3].map(|()| client(&fakes, PATIENT));
     let told = within(first.register(short_lived())).await.map(drop).unwrap_err();
     assert!(matches!(told, Error::Superseded { current: Some(it) } if it == far), "{told:?}");
+    let before = fakes[0].calls("register");
     let handle = second.register_in_background(short_lived()).unwrap();
     let told = within(handle.registered()).await.map(drop).unwrap_err();
     assert!(matches!(told, Error::Superseded { current: Some(it) } if it == far), "{told:?}");
+    // Its own, the one above, its own, and once more: the other run renews its lease.
+    assert_eq!(fakes[0].calls("register"), before + 4);
     fakes[0].state().expire_all();
     let handle = within(third.register(short_lived())).await.expect("the other one is gone");
     assert!(handle.incarnation() < now() + YEAR);
+}
+
+/// Nothing is left of the other run but its lease.
+#[tokio::test]
+async fn a_lease_of_a_run_from_afar_is_waited_for_in_the_background() {
+    let fakes = Fake::cluster(1);
+    held_from_afar(&fakes[0]);
+    fakes[0].state().incarnation_max = Some(now() + YEAR);
+    let other = InstanceBuilder::new("orders", "b").endpoint("http", "http://h:2");
+    let both = short_lived().and(other);
+    let handle = client(&fakes, PATIENT).register_in_background(both).unwrap();
+    // By its own number, by the one above the other's, and by its own again.
+    until("it is refused", || fakes[0].state().registered_at.len() >= 3).await;
+    fakes[0].state().expire_all();
+    within(handle.registered()).await.expect("the other one is gone");
+    assert!(handle.incarnation() < now() + YEAR);
+    assert_eq!(fakes[0].state().instances.len(), 2);
+}
+
+/// It was made while nobody answered, as by a program that drains, and is right.
+#[tokio::test]
+async fn a_change_that_waits_outlasts_a_number_that_no_node_takes() {
+    let fakes = Fake::cluster(1);
+    let far = held_from_afar(&fakes[0]);
+    let client = client_with(&fakes, PATIENT, Duration::from_secs(3));
+    let handle = client.register(short_lived()).await.unwrap();
+    assert_eq!(handle.incarnation(), far + 1);
+    fakes[0].set(Mode::Unavailable);
+    let failed = within(handle.set_status(InstanceStatus::OutOfService)).await;
+    assert!(matches!(failed, Err(Error::Unreachable { .. })), "{failed:?}");
+    let max = now() + YEAR;
+    fakes[0].state().incarnation_max = Some(max);
+    fakes[0].state().expire_all();
+    fakes[0].set(Mode::Honest);
+    until("it is back", || held(&fakes[0]).is_some()).await;
+    let held = held(&fakes[0]).unwrap();
+    assert!(held.incarnation <= max, "{}", held.incarnation);
+    assert_eq!(held.status(), InstanceStatus::OutOfService);
 }
 
 #[tokio::test]

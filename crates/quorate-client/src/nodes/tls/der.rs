@@ -43,6 +43,15 @@ pub(super) fn common_name(mut subject: &[u8]) -> Option<String> {
     }
 }
 
+/// Whose list it is: the parts of a CA's subject. Also of one that is not as it has to be further
+/// on.
+pub(super) fn issuer(mut list: &[u8]) -> Option<&[u8]> {
+    let mut signed = take(&mut take(&mut list, SEQUENCE)?, SEQUENCE)?;
+    take(&mut signed, INTEGER);
+    let _algorithm = take(&mut signed, SEQUENCE)?;
+    take(&mut signed, SEQUENCE)
+}
+
 /// How new a revocation list is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Age {

@@ -52,11 +52,14 @@ pub(super) fn authorities<'a>(
 ///
 /// # Errors
 /// One is of a trusted CA and not signed by it; it goes back behind the one before, by which
-/// something would be trusted again that was revoked; or it is missing, which does the same (one of
-/// a CA that is not trusted stays instead, as that CA may be gone, and the file is good); or
-/// there are two of one CA, of which handshakes would look at the first. Or, where there were none
-/// before, none is of a trusted CA: whoever starts with the wrong file is not to believe that it
-/// does something. Later, that would only keep a CA trusted whose list has gone with it.
+/// something would be trusted again that was revoked; or it is missing, which does the same; or
+/// there are two of one CA, of which handshakes would look at the first; or it cannot be read. Of
+/// a CA that is not trusted, the one in use stays instead: that CA may be gone, or made anew under
+/// its name, and the rest of the file is good.
+///
+/// Or, where there were none before, one has such a fault whoever its CA is, or none is of a trusted
+/// CA: whoever starts with the wrong file is not to believe that it does something. Later, that
+/// would only keep a CA trusted whose list has gone with it.
 pub(super) fn check(
     lists: &[Named<'_>],
     trusted: &Authorities,
@@ -67,27 +70,18 @@ pub(super) fn check(
     let mut known = 0;
     for (source, number, der) in lists {
         let fault = |what: &str| format!("{source}: list {number} in it {what}");
-        let list = BorrowedCertRevocationList::from_der(der)
-            .map_err(|error| fault(&format!("cannot be read: {error}")))?;
-        let list = CertRevocationList::Borrowed(list);
-        match trusted.get(list.issuer()) {
-            None => tracing::warn!(
+        let is_foreign = der::issuer(der).is_some_and(|issuer| !trusted.contains_key(issuer));
+        match add(&mut in_use, der, trusted, before, provider) {
+            Ok(true) => known += 1,
+            Ok(false) => tracing::warn!(
                 list = fault("is of no CA that this client trusts"),
                 "it counts only for nodes that show its CA below a trusted one; whether that CA signed it is seen only then"
             ),
-            Some(keys) if keys.iter().any(|key| is_signed(der, key, provider)) => known += 1,
-            Some(_) => return Err(fault("is not signed by the CA of which it says it is")),
-        }
-        let age = der::age(der).ok_or_else(|| fault("says no time"))?;
-        let used = before.and_then(|before| before.get(list.issuer()));
-        if used.is_some_and(|used| age.is_before(&used.age)) {
-            return Err(fault("is older than the one in use"));
-        }
-        let one = List { age, der: der.clone() };
-        if in_use.insert(list.issuer().to_vec(), one).is_some() {
-            return Err(fault(
-                "is of the same CA as one before it, and only one is looked at: keep the newest",
-            ));
+            Err(what) if is_foreign && before.is_some() => tracing::warn!(
+                list = fault(&what),
+                "it is of no CA that this client trusts, and is passed over"
+            ),
+            Err(what) => return Err(fault(&what)),
         }
     }
     if let (None, 0, Some((source, ..))) = (before, known, lists.first()) {
@@ -106,11 +100,45 @@ pub(super) fn check(
         }
         tracing::warn!(
             of,
-            "a revocation list of a CA that this client does not trust is not there any more: it stays in use until the client starts again"
+            "a revocation list of a CA that this client does not trust is not there any more, or none that can be used: the one in use stays until the client starts again"
         );
         in_use.insert(issuer.clone(), list.clone());
     }
     Ok(in_use)
+}
+
+/// Puts a list into use. Returns whether it is of a CA that is trusted.
+///
+/// # Errors
+/// As of `check`, without the list's name.
+fn add(
+    in_use: &mut InUse,
+    der: &CertificateRevocationListDer<'static>,
+    trusted: &Authorities,
+    before: Option<&InUse>,
+    provider: &CryptoProvider,
+) -> Result<bool, String> {
+    let list = BorrowedCertRevocationList::from_der(der);
+    let list =
+        CertRevocationList::Borrowed(list.map_err(|error| format!("cannot be read: {error}"))?);
+    let issuer = list.issuer();
+    let keys = trusted.get(issuer);
+    if keys.is_some_and(|keys| !keys.iter().any(|key| is_signed(der, key, provider))) {
+        return Err("is not signed by the CA of which it says it is".to_owned());
+    }
+    let age = der::age(der).ok_or("says no time")?;
+    let used = before.and_then(|before| before.get(issuer));
+    if used.is_some_and(|used| age.is_before(&used.age)) {
+        return Err("is older than the one in use".to_owned());
+    }
+    if in_use.contains_key(issuer) {
+        return Err(
+            "is of the same CA as one before it, and only one is looked at: keep the newest"
+                .to_owned(),
+        );
+    }
+    in_use.insert(issuer.to_vec(), List { age, der: der.clone() });
+    Ok(keys.is_some())
 }
 
 /// Whether a list is signed with this key, by an algorithm that handshakes take, too.
@@ -157,6 +185,11 @@ mod tests {
         }
 
         fn revokes(&self, serial: u64) -> String {
+            self.list(serial, SerialNumber::from(1_u64))
+        }
+
+        /// A list of this number, which says that the certificate is revoked.
+        fn list(&self, serial: u64, number: SerialNumber) -> String {
             let revoked = RevokedCertParams {
                 serial_number: SerialNumber::from(serial),
                 revocation_time: date_time_ymd(2020, 1, 1),
@@ -166,7 +199,7 @@ mod tests {
             let list = CertificateRevocationListParams {
                 this_update: date_time_ymd(2020, 1, 1),
                 next_update: date_time_ymd(2021, 1, 1),
-                crl_number: SerialNumber::from(1_u64),
+                crl_number: number,
                 issuing_distribution_point: None,
                 revoked_certs: vec![revoked],
                 key_identifier_method: KeyIdMethod::Sha256,
@@ -248,6 +281,56 @@ mod tests {
             assert!(is_revoked(&tls, &root, 2), "{what}: what is new");
             let found = [7, 8].map(|serial| is_revoked(&tls, &between, serial));
             assert_eq!(found, of_between, "{what}");
+        }
+    }
+
+    /// Nodes' own CA made anew, under its name, numbers its lists from 1 again; the lists of ours go
+    /// on.
+    #[tokio::test]
+    async fn a_bad_list_of_a_ca_between_keeps_no_list_of_another_back() {
+        let root = Authority::new("root", None);
+        let [between, anew] = [(); 2].map(|()| Authority::new("between", Some(&root)));
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("lists");
+        let nth = |of: &Authority, serial, number: u64| of.list(serial, SerialNumber::from(number));
+        let unreadable = |of: &Authority| of.list(9, SerialNumber::from(vec![1; 21]));
+        let start = |lists: String| {
+            std::fs::write(&file, lists).unwrap();
+            Tls::new().ca_pem(root.certificate.pem()).crl_file(&file).load()
+        };
+        let used = nth(&between, 7, 5);
+        let foreign = [
+            ("older", nth(&anew, 8, 1)),
+            ("unreadable", unreadable(&between)),
+            ("twice", format!("{used}{}", nth(&anew, 8, 6))),
+            ("older, then a newer one", format!("{}{}", nth(&anew, 8, 1), nth(&between, 7, 6))),
+        ];
+        for (what, bad) in &foreign {
+            for is_first in [true, false] {
+                let tls = start(format!("{}{used}", nth(&root, 1, 5))).unwrap();
+                let new = nth(&root, 2, 6);
+                let lists = if is_first { format!("{bad}{new}") } else { format!("{new}{bad}") };
+                std::fs::write(&file, lists).unwrap();
+                tls.kept.reread().await;
+                assert!(is_revoked(&tls, &root, 2), "{what}: the new list of the other one");
+                let found = [7, 8, 9].map(|serial| is_revoked(&tls, &between, serial));
+                assert_eq!(found, [true, false, false], "{what}: what was in use");
+            }
+        }
+        // One of the same faults in a list of ours holds back all.
+        for (what, bad) in [
+            ("older", nth(&root, 2, 4)),
+            ("unreadable", unreadable(&root)),
+            ("twice", format!("{}{}", nth(&root, 2, 6), nth(&root, 3, 7))),
+        ] {
+            let tls = start(format!("{}{used}", nth(&root, 1, 5))).unwrap();
+            std::fs::write(&file, format!("{}{bad}", nth(&between, 8, 6))).unwrap();
+            tls.kept.reread().await;
+            assert_eq!(tls.kept.changes(), 0, "{what}");
+        }
+        // Nor does a client start with one that is wrong by itself.
+        for (what, bad) in &foreign[1..3] {
+            assert!(start(format!("{}{bad}", nth(&root, 1, 5))).is_err(), "{what}");
         }
     }
 

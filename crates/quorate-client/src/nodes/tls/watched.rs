@@ -135,13 +135,16 @@ mod tests {
     use rustls::pki_types::{CertificateDer, PrivateKeyDer};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
-    use tokio::time::timeout;
+    use tokio::time::{sleep, timeout};
     use tokio_rustls::{TlsAcceptor, TlsConnector};
 
     use super::*;
     use crate::nodes::tls::Tls;
 
-    const SOON: Duration = Duration::from_secs(20);
+    const SOON: Duration = Duration::from_secs(30);
+    /// A busy machine makes a connection, and uses it, well before.
+    const GOOD_FOR: Duration = Duration::from_secs(10);
+    const PAUSE: Duration = Duration::from_millis(50);
 
     struct Authority {
         pem: String,
@@ -224,7 +227,7 @@ mod tests {
     async fn a_connection_ends_some_time_after_the_nodes_certificate() {
         let ours = Authority::new("ours");
         let kept = Tls::new().ca_pem(ours.pem.as_str()).load().unwrap().kept;
-        let until = since_1970() + Duration::from_secs(3);
+        let until = since_1970() + GOOD_FOR;
         let mut connection = ours.connect(&kept, until).await;
         let again_in = connection.again_at - Instant::now();
         assert!(again_in > AGAIN_AFTER / 3 && again_in <= AGAIN_AFTER * 3 / 2, "{again_in:?}");
@@ -236,6 +239,7 @@ mod tests {
                 Err(ended) => break ended,
                 Ok(_) => assert!(Instant::now() < deadline, "it goes on"),
             }
+            sleep(PAUSE).await;
         };
         assert!(since_1970() >= until, "not before");
         assert!(ended.to_string().contains("expired"), "{ended}");
@@ -246,16 +250,19 @@ mod tests {
     async fn a_node_is_not_believed_again_after_its_certificate() {
         let ours = Authority::new("ours");
         let kept = Tls::new().ca_pem(ours.pem.as_str()).load().unwrap().kept;
-        let until = since_1970() + Duration::from_secs(2);
+        let until = since_1970() + GOOD_FOR;
         let address = ours.serve(until).await;
         let deadline = Instant::now() + SOON;
+        let mut heard = 0;
         let refused = loop {
             match dial(&kept, address).await {
                 Err(refused) => break refused,
-                Ok(mut connection) => assert_eq!(hears(&mut connection).await.unwrap(), 7),
+                Ok(mut connection) => heard += u32::from(hears(&mut connection).await.unwrap()),
             }
             assert!(Instant::now() < deadline, "it goes on");
+            sleep(PAUSE).await;
         };
+        assert!(heard > 0, "it was believed before: {refused}");
         assert!(since_1970() >= until, "not before");
         assert!(refused.to_string().contains("expired"), "{refused}");
     }

@@ -162,8 +162,10 @@ impl Registry for Node {
             if request.instances.iter().any(|instance| instance.load > 1_000_000) {
                 return Err(Status::invalid_argument("load: at most 1000000"));
             }
-            if state.incarnation_max.is_some_and(|max| request.incarnation > max) {
-                return Err(Status::invalid_argument("incarnation: too far ahead"));
+            let named = request.incarnation;
+            if let Some(max) = state.incarnation_max.filter(|max| named > *max) {
+                let said = format!("incarnation = {named}: must be at most {max}");
+                return Err(Status::invalid_argument(said));
             }
             let key = |spec: &InstanceSpec| (spec.service.clone(), spec.id.clone());
             let mut lease = None;
