@@ -287,10 +287,10 @@ impl RegistrationHandle {
     /// short. After a failure it can be called again; it succeeds exactly once.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] at the deadline (the call timeout), or sooner for want of room after an
-    /// attempt that got no answer, and may be done yet: the registration runs out with its TTL if
-    /// not. [`Error::AlreadyDeregistered`] after a success. [`Error::Superseded`]: a newer run holds
-    /// the instance, which was left alone.
+    /// [`Error::Unreachable`] at the deadline (the call timeout), or sooner for want of room after
+    /// an attempt that got no answer, and may be done yet: the registration runs out with its TTL
+    /// if not. [`Error::AlreadyDeregistered`] after a success. [`Error::Superseded`]: a newer run
+    /// holds the instance, which was left alone.
     pub async fn deregister(&self) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
         let deadline = self.deadline();

@@ -57,9 +57,9 @@ pub(super) fn authorities<'a>(
 /// a CA that is not trusted, the one in use stays instead: that CA may be gone, or made anew under
 /// its name, and the rest of the file is good.
 ///
-/// Or, where there were none before, one has such a fault whoever its CA is, or none is of a trusted
-/// CA: whoever starts with the wrong file is not to believe that it does something. Later, that
-/// would only keep a CA trusted whose list has gone with it.
+/// Or, where there were none before, one has such a fault whoever its CA is, or none is of a
+/// trusted CA: whoever starts with the wrong file is not to believe that it does something. Later,
+/// that would only keep a CA trusted whose list has gone with it.
 pub(super) fn check(
     lists: &[Named<'_>],
     trusted: &Authorities,
@@ -100,7 +100,8 @@ pub(super) fn check(
         }
         tracing::warn!(
             of,
-            "a revocation list of a CA that this client does not trust is not there any more, or none that can be used: the one in use stays until the client starts again"
+            "a revocation list of a CA that this client does not trust is not there any more, or none \
+             that can be used: the one in use stays until the client starts again"
         );
         in_use.insert(issuer.clone(), list.clone());
     }
@@ -284,8 +285,8 @@ mod tests {
         }
     }
 
-    /// Nodes' own CA made anew, under its name, numbers its lists from 1 again; the lists of ours go
-    /// on.
+    /// Nodes' own CA made anew, under its name, numbers its lists from 1 again; the lists of ours
+    /// go on.
     #[tokio::test]
     async fn a_bad_list_of_a_ca_between_keeps_no_list_of_another_back() {
         let root = Authority::new("root", None);
