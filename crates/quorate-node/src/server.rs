@@ -21,7 +21,7 @@ use quorate_log::{NodeId, SnapshotStore};
 use quorate_proto::ClusterId;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::grpc::measured;
@@ -412,13 +412,13 @@ async fn hand_over(node: &Node) {
     if !node.leads() {
         return;
     }
-    // Whom it asks may be stopping, too, and never win.
     let grace = Duration::from_millis(node.tunables().shutdown_grace_ms);
-    let deadline = Instant::now() + (2 * node.silence_max()).min(grace / 4);
-    let Ok(Ok(next)) = timeout_at(deadline, node.successor_at_stop()).await else {
+    let Ok(next) = node.successor_at_stop(grace / 8).await else {
         tracing::info!("no other voter answers: nobody to hand the lead to");
         return;
     };
+    // Whom it asked may be stopping, too, and never win.
+    let deadline = Instant::now() + (2 * node.silence_max()).min(grace / 4);
     match node.transfer(next, deadline).await {
         Ok(()) => tracing::info!(to = next.get(), "handed the lead over"),
         Err(error) => tracing::info!(%error, "not handed the lead over; those that run elect"),

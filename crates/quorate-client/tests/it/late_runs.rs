@@ -118,7 +118,8 @@ async fn a_lease_of_a_run_from_afar_is_waited_for_in_the_background() {
     held_from_afar(&fakes[0]);
     fakes[0].state().incarnation_max = Some(now() + YEAR);
     let other = InstanceBuilder::new("orders", "b").endpoint("http", "http://h:2");
-    let both = short_lived().and(other);
+    // It waits for so long, and a second more.
+    let both = short_lived().and(other).ttl(Duration::from_secs(3));
     let handle = client(&fakes, PATIENT).register_in_background(both).unwrap();
     // By its own number, by the one above the other's, and by its own again.
     until("it is refused", || fakes[0].state().registered_at.len() >= 3).await;

@@ -41,10 +41,10 @@ impl Pending {
     }
 
     /// A write is about to be proposed. Another attempt in the same name may be something else,
-    /// and either may be what is done.
-    pub(crate) fn add(&mut self, term: u64, request: &Request, bytes: usize) {
+    /// and either may be what is done. Whether it counts: not in a term that is over.
+    pub(crate) fn add(&mut self, term: u64, request: &Request, bytes: usize) -> bool {
         if term < self.term {
-            return;
+            return false;
         }
         if term > self.term {
             *self = Self { term, given_up: self.given_up, ..Self::default() };
@@ -53,6 +53,7 @@ impl Pending {
         self.bytes += bytes.saturating_sub(write.bytes);
         write.bytes = write.bytes.max(bytes);
         write.waiting += 1;
+        true
     }
 
     /// It is applied.
@@ -112,7 +113,7 @@ mod tests {
         pending.remove(&request(1));
         assert_eq!(pending.bytes(3, None), 20);
         pending.add(4, &request(3), 5);
-        pending.add(3, &request(4), 7);
+        assert!(!pending.add(3, &request(4), 7));
         assert_eq!((pending.bytes(3, None), pending.bytes(4, None)), (0, 5), "3 is over");
     }
 

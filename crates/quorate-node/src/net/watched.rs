@@ -152,7 +152,8 @@ struct Untaken {
 }
 
 impl Untaken {
-    /// Ready when there are few.
+    /// Ready when there are few. Until then, the watch does not hear that it is to end, either: it
+    /// sends nothing.
     fn poll_few(&self, cx: &Context<'_>) -> Poll<()> {
         if self.bytes.load(Ordering::Acquire) >= UNTAKEN_MAX {
             self.watch.register(cx.waker());

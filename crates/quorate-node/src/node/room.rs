@@ -101,10 +101,7 @@ impl Node {
         if bytes + under_way + growth > limit + beyond && !state.registry.refuses(op) {
             return Err(NodeError::StateFull { node: self.id, bytes, limit });
         }
-        if let Some(request) = request {
-            state.pending.add(term, request, growth);
-        }
-        Ok(request.is_some())
+        Ok(request.is_some_and(|request| state.pending.add(term, request, growth)))
     }
 
     /// One round for all that find no room: waits until this node has applied all that is in its

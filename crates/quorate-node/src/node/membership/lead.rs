@@ -66,11 +66,11 @@ impl Node {
 
     /// The other voters that answer now, with how far along each is: one that died or froze a
     /// moment ago still counts as heard of.
-    async fn answering(&self) -> Vec<(u64, NodeId, NodeStatus)> {
+    async fn answering(&self, within: Duration) -> Vec<(u64, NodeId, NodeStatus)> {
         let members = self.members().into_iter();
         let others = members.filter(|info| info.voter && info.id != self.id && self.hears(info.id));
         let asked = others.map(async |info| {
-            let report = self.ask_status(&info, SUCCESSOR_ANSWERS_WITHIN).await.ok()?;
+            let report = self.ask_status(&info, within).await.ok()?;
             Some((self.progress_of(info.id), info.id, report.status))
         });
         join_all(asked).await.into_iter().flatten().collect()
@@ -82,21 +82,26 @@ impl Node {
     /// There is no other voter; or none answers, or was heard of yet, which may pass; or none can
     /// lead.
     pub(crate) async fn successor(&self) -> Result<NodeId, NodeError> {
+        self.successor_within(SUCCESSOR_ANSWERS_WITHIN).await
+    }
+
+    async fn successor_within(&self, within: Duration) -> Result<NodeId, NodeError> {
         if self.voters().into_iter().all(|voter| voter == self.id) {
             return Err(refused(MembershipError::NoOther));
         }
-        let answered = self.answering().await;
+        let answered = self.answering(within).await;
         let untaken = |id| self.leadership.was_untaken(id);
         furthest_fit(self.applied.position().index, &answered, untaken).map_err(refused)
     }
 
-    /// As [`Self::successor`], for a leader that stops: nobody asks it again.
-    pub(crate) async fn successor_at_stop(&self) -> Result<NodeId, NodeError> {
+    /// As [`Self::successor`], for a leader that stops, which has so long: nobody asks it again.
+    pub(crate) async fn successor_at_stop(&self, within: Duration) -> Result<NodeId, NodeError> {
+        let within = SUCCESSOR_ANSWERS_WITHIN.min(within / ASKED_BEFORE_STOP);
         let mut asked = 0;
         loop {
-            let next_at = Instant::now() + SUCCESSOR_ANSWERS_WITHIN;
+            let next_at = Instant::now() + within;
             asked += 1;
-            match self.successor().await {
+            match self.successor_within(within).await {
                 Err(error) if error.may_pass() && asked < ASKED_BEFORE_STOP && self.leads() => {}
                 done => return done,
             }

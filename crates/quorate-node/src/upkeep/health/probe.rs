@@ -58,6 +58,9 @@ pub(super) enum Failure {
     /// out.
     #[error("its name is not resolved: {0}")]
     Lookup(io::Error),
+    /// Says nothing of the target, nor of its name.
+    #[error("its name is not resolved: too many others are being resolved")]
+    NoLookup,
     /// Says nothing of the target: without descriptors, ports or a way into its network, this node
     /// reaches no target.
     #[error("this node cannot connect: {0}")]
@@ -88,8 +91,14 @@ impl Failure {
 
     /// Whether it is the target that failed.
     pub(super) fn is_the_targets(&self) -> bool {
-        let ours = matches!(self, Self::Lookup(_) | Self::OwnTrouble(_) | Self::Stalled);
-        !ours && !matches!(self, Self::NotAllowed { .. })
+        !matches!(
+            self,
+            Self::Lookup(_)
+                | Self::NoLookup
+                | Self::OwnTrouble(_)
+                | Self::Stalled
+                | Self::NotAllowed { .. }
+        )
     }
 }
 
@@ -115,9 +124,7 @@ impl Means {
         let (host, port) = address(instance, check).ok_or(Failure::NoAddress)?;
         let limit = Duration::from_millis(check.timeout_ms.into());
         let deadline = Instant::now() + limit;
-        let looked_up = timeout_at(deadline, self.allowed_addresses(host, port, hangs)).await;
-        let addresses =
-            looked_up.unwrap_or(Err(Failure::Lookup(io::ErrorKind::TimedOut.into())))?;
+        let addresses = self.allowed_addresses(host, port, hangs, deadline).await?;
         match timeout_at(deadline, self.ask(&addresses, host, check)).await {
             Ok(Err(Failure::Io(error))) => Err(Failure::of_io(error)),
             Ok(done) => done,
@@ -148,10 +155,11 @@ impl Means {
         host: &str,
         port: u16,
         hangs: bool,
+        deadline: Instant,
     ) -> Result<Vec<SocketAddr>, Failure> {
         let all = match host.parse::<IpAddr>() {
             Ok(address) => vec![SocketAddr::new(address, port)],
-            Err(_) => self.look_up(host, port, hangs).await?,
+            Err(_) => self.look_up(host, port, hangs, deadline).await?,
         };
         let first = all.first().ok_or(Failure::NoAddress)?.ip();
         let allowed: Vec<_> =
@@ -167,16 +175,19 @@ impl Means {
         host: &str,
         port: u16,
         hangs: bool,
+        deadline: Instant,
     ) -> Result<Vec<SocketAddr>, Failure> {
-        let permit = self.lookups[usize::from(hangs)].clone().acquire_owned().await;
+        let permit = self.lookups[usize::from(hangs)].clone().acquire_owned();
+        let permit = timeout_at(deadline, permit).await.map_err(|_elapsed| Failure::NoLookup)?;
         let named = (host.to_owned(), port);
         let found = blocking(move || {
             // Held until the resolver is done, also when no probe waits for it any more.
             let _permit = permit;
             named.to_socket_addrs().map(Iterator::collect)
         });
-        let found = found.await.map_err(|error| Failure::Lookup(error.into()))?;
-        found.map_err(Failure::Lookup)
+        let late = |_elapsed| Failure::Lookup(io::ErrorKind::TimedOut.into());
+        let found = timeout_at(deadline, found).await.map_err(late)?;
+        found.map_err(|error| Failure::Lookup(error.into()))?.map_err(Failure::Lookup)
     }
 
     /// The first address that takes a connection; each has an equal share of the time.
@@ -331,7 +342,7 @@ mod tests {
         let hang = LOOKUPS_MAX.try_into().unwrap();
         let _hanging = means.lookups[1].acquire_many(hang).await.unwrap();
         let late = means.probe(&instance, &check, true).await.unwrap_err();
-        assert!(late.is_late() && matches!(late, Failure::Lookup(_)), "{late:?}");
+        assert!(matches!(late, Failure::NoLookup) && !late.is_late(), "{late:?}");
         let check = HealthCheck { timeout_ms: 60_000, ..check };
         means.probe(&instance, &check, false).await.expect("it is looked up");
     }

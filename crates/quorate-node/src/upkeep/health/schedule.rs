@@ -178,7 +178,10 @@ impl Schedule {
         let interval = Duration::from_millis(probed.check.interval_ms.into());
         let due = (probed.began + interval.mul_f64(0.9 + 0.2 * share)).max(now);
         probed.due = Some(due);
-        probed.hangs = result.as_ref().is_err_and(Failure::is_late);
+        // What was not looked up is as it was.
+        if !matches!(result, Err(Failure::NoLookup)) {
+            probed.hangs = result.as_ref().is_err_and(Failure::is_late);
+        }
         let queue = if probed.hangs { &mut self.hanging } else { &mut self.prompt };
         queue.insert((due, id));
         match result {

@@ -134,6 +134,12 @@ async fn whose_name_is_not_resolved_in_time_hangs_too() {
     p.done(7_000, 2, Err(Failure::Lookup(std::io::ErrorKind::NotFound.into())));
     assert_eq!(p.due(30_000, false), [2]);
     assert_eq!(p.due(30_000, true), [1]);
+    // Whose turn did not come is where it was.
+    for id in [1, 2] {
+        p.done(30_000, id, Err(Failure::NoLookup));
+    }
+    assert_eq!(p.due(60_000, false), [2]);
+    assert_eq!(p.due(60_000, true), [1]);
 }
 
 // S4.7
