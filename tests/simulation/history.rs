@@ -4,8 +4,10 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::time::Duration;
 
 use quorate_proto::v1::{ChangeKind, Instance, RemoveReason, Service};
+use tokio::time::sleep;
 use tonic::{Code, Status};
 
 use super::membership::{Change, Members};
@@ -162,6 +164,13 @@ pub(crate) type Shared = Rc<RefCell<Notes>>;
 /// Simulated time now; only within a simulated host.
 pub(crate) fn now() -> Ms {
     turmoil::sim_elapsed().map_or(0, |elapsed| elapsed.as_millis() as Ms)
+}
+
+/// What is done before any watcher has begun, none is told.
+pub(crate) async fn watched(notes: &Shared) {
+    while notes.borrow().watchers.is_empty() {
+        sleep(Duration::from_millis(10)).await;
+    }
 }
 
 pub(crate) fn held(instance: &Instance) -> (String, Held) {

@@ -7,7 +7,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::time::sleep;
 
-use super::history::{Answer, Ask};
+use super::history::{Answer, Ask, watched};
 use super::nodes::Nodes;
 use super::process::key;
 use super::world::PROCESSES;
@@ -20,6 +20,7 @@ const ATTEMPTS: u32 = 4;
 pub(crate) async fn overrides(mut nodes: Nodes, mut rng: StdRng) {
     let origin = Origin::new(rng.random());
     sleep(Duration::from_millis(2_500)).await;
+    watched(nodes.notes()).await;
     for number in 1.. {
         if nodes.notes().borrow().stop {
             return;

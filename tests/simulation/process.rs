@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 use tokio::time::sleep;
 use tonic::Code;
 
-use super::history::{Answer, Ask, Fate, Shared, now};
+use super::history::{Answer, Ask, Fate, Shared, now, watched};
 use super::nodes::Nodes;
 use super::plan::{HEALED, Ms};
 use super::writes::{Write, attempt};
@@ -56,6 +56,7 @@ impl Process {
 
     pub(crate) async fn run(mut self) {
         sleep(Duration::from_millis(self.rng.random_range(2_000..3_500))).await;
+        watched(&self.notes).await;
         loop {
             self.incarnation += 1;
             let lease = self.register().await;
