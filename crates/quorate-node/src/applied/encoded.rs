@@ -95,8 +95,7 @@ impl Kept {
             self.remove(place);
         }
         let needed = new.bytes();
-        let mut droppable = DROPPED_AT_ONCE;
-        self.drop_to(max, &mut droppable);
+        self.drop_to(max, DROPPED_AT_ONCE);
         let is_full = self.bytes + needed > max;
         if needed > max
             || self.bytes > max
@@ -104,19 +103,19 @@ impl Kept {
         {
             return;
         }
-        self.drop_to(max - needed, &mut droppable);
-        if self.bytes + needed > max {
-            return;
-        }
+        // Enough: none takes less.
+        self.drop_to(max - needed, needed.div_ceil(ENTRY_BYTES));
         self.bytes += needed;
         self.places.insert(new.key.clone(), self.services.len());
         self.services.push(new);
     }
 
     /// Until there is no more than so much, or so many were dropped.
-    fn drop_to(&mut self, max: usize, droppable: &mut usize) {
-        while self.bytes > max && *droppable > 0 {
-            *droppable -= 1;
+    fn drop_to(&mut self, max: usize, most: usize) {
+        for _ in 0..most {
+            if self.bytes <= max {
+                return;
+            }
             let place = self.draw(self.services.len() as u64) as usize;
             self.remove(place);
         }
@@ -225,6 +224,23 @@ mod tests {
         }
         let kept = services.lock();
         assert!(kept.bytes <= KEPT_MIN && kept.find(&key("new")).is_none(), "{}", kept.bytes);
+    }
+
+    #[test]
+    fn a_large_service_takes_the_place_of_as_many_small_ones_as_it_needs() {
+        let services = EncodedServices::default();
+        let small = Bytes::from_static(b"small");
+        let count = KEPT_MIN / (small.len() + beside(6));
+        for at in 0..count {
+            services.get(&key(&format!("s{at:05}")), Revision(1), 0, || small.clone());
+        }
+        let large = Bytes::from(vec![0; KEPT_MIN / 8]);
+        for _ in 0..100 {
+            services.get(&key("large"), Revision(1), 0, || large.clone());
+        }
+        let kept = services.lock();
+        assert!(kept.find(&key("large")).is_some() && kept.bytes <= KEPT_MIN, "{}", kept.bytes);
+        assert!(kept.services.len() > count * 3 / 4, "{} of {count}", kept.services.len());
     }
 
     /// When there was no room, all that was kept was forgotten: asking for more in turn than fits
