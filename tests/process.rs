@@ -82,6 +82,8 @@ mod golden;
 mod graceful_stop;
 #[path = "process/health.rs"]
 mod health;
+#[path = "process/idle_watches.rs"]
+mod idle_watches;
 #[path = "cluster/issuer.rs"]
 mod issuer;
 #[path = "process/kill.rs"]

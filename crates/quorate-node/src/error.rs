@@ -378,10 +378,6 @@ pub(crate) enum CallError {
     )]
     NamesWatched { limit: usize },
     #[error(
-        "{limit} large messages of watches from this address were not taken, as many as may be: read them, or ask another node"
-    )]
-    MessagesUntaken { limit: usize },
-    #[error(
         "{limit} backups are under way at this node, as many as may be: ask another node, or later"
     )]
     BackupsUnderWay { limit: usize },

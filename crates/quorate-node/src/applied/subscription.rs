@@ -155,20 +155,25 @@ impl<E: Send + 'static> Subscription<E> {
         subscription
     }
 
-    /// The next message, of about this many bytes at most unless one instance alone is larger, or
-    /// what ended it. To be polled again and again costs next to nothing: the transport does so.
+    /// The next message, or what ended it. `may` says how large it may be, about, given what it has
+    /// at least. To be polled again and again costs next to nothing: the transport does so.
     pub(crate) fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
-        bytes: usize,
+        may: &mut dyn FnMut(&mut Context<'_>, usize) -> Poll<usize>,
     ) -> Poll<Result<Positioned, E>> {
         loop {
-            let mut woken = Context::from_waker(&self.waker);
             // First: what is queued may not be its watcher's to see any more.
-            if let Poll::Ready(Some(end)) = self.end.poll_next_unpin(&mut woken) {
+            if let Poll::Ready(end) = self.poll_end() {
                 return Poll::Ready(Err(end));
             }
-            if let Some(Ready { message, revision, .. }) = self.pop_ready(bytes) {
+            if let Some(next) = self.ready.front() {
+                let Poll::Ready(bytes) = may(cx, next.least()) else {
+                    self.wake.register(cx);
+                    // It may have come in between.
+                    return self.poll_end().map(Err);
+                };
+                let Some(Ready { message, revision, .. }) = self.pop_ready(bytes) else { continue };
                 let begins = matches!(message, Message::Snapshot { .. });
                 let previous = if begins { Revision(0) } else { self.position };
                 self.position = revision;
@@ -185,6 +190,14 @@ impl<E: Send + 'static> Subscription<E> {
                 woken = Context::from_waker(&self.waker);
             }
             self.take(false);
+        }
+    }
+
+    fn poll_end(&mut self) -> Poll<E> {
+        let mut woken = Context::from_waker(&self.waker);
+        match self.end.poll_next_unpin(&mut woken) {
+            Poll::Ready(Some(end)) => Poll::Ready(end),
+            _ => Poll::Pending,
         }
     }
 
@@ -295,6 +308,19 @@ impl<E: Send + 'static> Subscription<E> {
         let services = covered(registry, &self.filter);
         let whole = (reset, true);
         self.ready.extend(in_parts(services, whole, registry.revision(), MESSAGE_BYTES));
+    }
+}
+
+impl Ready {
+    /// What it has when it is cut, bytes.
+    fn least(&self) -> usize {
+        match &self.message {
+            Message::Snapshot { services, .. } => services.first().map_or(0, |part| {
+                service_bytes(&part.key) + part.instances.first().map_or(0, |it| instance_bytes(it))
+            }),
+            Message::Delta(events) => events.first().map_or(0, |first| first.bytes),
+            Message::Bookmark | Message::Leader(_) => 0,
+        }
     }
 }
 

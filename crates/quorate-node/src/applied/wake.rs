@@ -32,6 +32,11 @@ impl Wake {
         Poll::Ready(())
     }
 
+    /// The next call wakes this task, and is still one to be taken.
+    pub(super) fn register(&self, cx: &Context<'_>) {
+        self.task.register(cx.waker());
+    }
+
     fn take_call(&self) -> bool {
         self.called.load(Ordering::Relaxed) && self.called.swap(false, Ordering::Acquire)
     }

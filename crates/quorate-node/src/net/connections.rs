@@ -19,14 +19,13 @@ use futures_util::task::AtomicWaker;
 use futures_util::{Stream, StreamExt};
 use prometheus_client::metrics::counter::Counter;
 use quorate_log::NodeId;
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::net::Listener;
 pub(crate) use crate::net::connections::admitted::Admitted;
 use crate::net::tls::{CertificateId, Shown};
-use crate::net::watched::{self, Watched};
+use crate::net::watched::Watched;
 
 /// How long a new connection may take for the preface of HTTP/2.
 const PREFACE_WITHIN: Duration = Duration::from_secs(10);
@@ -147,8 +146,8 @@ pub(crate) struct Line {
     calls: AtomicUsize,
     /// On all connections from its address.
     of_address: Arc<Counts>,
-    /// Places for large messages of its watches.
-    pub(super) large: Arc<Semaphore>,
+    /// Places for large messages of its own watches.
+    pub(super) watches: Watched,
     /// When the last call ended, ms after `since`; 0: none has.
     idle_since_ms: AtomicU64,
     /// It is to take no more calls and to end when it has none.
@@ -268,7 +267,7 @@ impl Line {
             silent: AtomicBool::new(true),
             calls: AtomicUsize::new(0),
             of_address,
-            large: watched::places_of_connection(),
+            watches: Watched::of_connection(),
             idle_since_ms: AtomicU64::new(0),
             leave: CancellationToken::new(),
             aged: CancellationToken::new(),

@@ -3,8 +3,8 @@
 //! window is, and keeps it.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use http::{HeaderMap, Response};
 use http_body::{Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+use tokio_util::sync::PollSemaphore;
 use tonic::Status;
 use tonic::body::Body;
 
@@ -30,19 +31,24 @@ const NAMES_MAX: usize = 512 * 1024;
 const LARGE_MAX: usize = 64;
 /// For one connection, so that one alone does not hold up the others of its address.
 const OF_CONNECTION_MAX: usize = 16;
-/// Of those watches, messages of one instance that is larger than a small message. A watch that
-/// would have one more is ended: its caller may go elsewhere.
-const ALONE_MAX: usize = 1_024;
+/// Of those watches, messages of one instance that is larger than a small message (113 KiB at
+/// most). Where there are so many, or [`OF_CONNECTION_MAX`] of its connection, a watch waits with
+/// such an instance, in turn; those that were not taken end with their connection.
+const ALONE_MAX: usize = 256;
 /// What a watch may have handed on and is not taken yet when its next message is made, bytes:
 /// HTTP/2 keeps up to 400 KiB of each.
 const UNTAKEN_MAX: usize = 4 * 1024;
-/// A connection that has not taken a large message in this time ends, with the grace that others
-/// have: all that an address may have need 2 Mbit/s for that.
+/// Of small messages, so many bytes are counted together: to count each costs more than to send it.
+const LOOSE_MAX: usize = UNTAKEN_MAX / 4;
+/// A connection that has not taken a large message in this time, or one that was made small for
+/// want of room, ends, with the grace that others have: all large ones that an address may have
+/// need 6 Mbit/s for that.
 const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 
-/// Of one address.
+/// Of one address, or of one connection.
 #[derive(Debug)]
 pub(crate) struct Watched {
+    /// Of an address alone.
     names: AtomicUsize,
     large: Arc<Semaphore>,
     alone: Arc<Semaphore>,
@@ -50,13 +56,19 @@ pub(crate) struct Watched {
 
 impl Default for Watched {
     fn default() -> Self {
-        let [large, alone] = [LARGE_MAX, ALONE_MAX].map(|max| Arc::new(Semaphore::new(max)));
-        Self { names: AtomicUsize::new(0), large, alone }
+        Self::new(LARGE_MAX, ALONE_MAX)
     }
 }
 
-pub(super) fn places_of_connection() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(OF_CONNECTION_MAX))
+impl Watched {
+    pub(super) fn of_connection() -> Self {
+        Self::new(OF_CONNECTION_MAX, OF_CONNECTION_MAX)
+    }
+
+    fn new(large: usize, alone: usize) -> Self {
+        let [large, alone] = [large, alone].map(|max| Arc::new(Semaphore::new(max)));
+        Self { names: AtomicUsize::new(0), large, alone }
+    }
 }
 
 /// The names of one watch; they are given back with it.
@@ -84,63 +96,52 @@ impl Drop for Names {
     }
 }
 
-/// How large a watch's next message may be: the watch asks before it makes one.
-#[derive(Debug, Clone)]
-pub(crate) struct Room(Arc<AtomicUsize>);
+/// Says how large a watch's next message may be, in bytes, given what it has at least. Pending: not
+/// yet, and its waker is kept.
+pub(crate) type May<'a> = dyn FnMut(&mut Context<'_>, usize) -> Poll<usize> + 'a;
 
-impl Default for Room {
-    fn default() -> Self {
-        Self(Arc::new(AtomicUsize::new(usize::MAX)))
-    }
-}
+/// The next message of a watch, as it goes out, made once it may be; or what ends the watch.
+pub(crate) type Messages =
+    Box<dyn FnMut(&mut Context<'_>, &mut May<'_>) -> Poll<Result<Bytes, Status>> + Send>;
 
-impl Room {
-    /// In bytes. Pending: the small message that was made is handed on first.
-    pub(crate) fn poll_take(&self, cx: &Context<'_>) -> Poll<usize> {
-        match self.0.load(Ordering::Relaxed) {
-            0 => {
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-            usize::MAX => Poll::Ready(usize::MAX),
-            small => {
-                self.0.store(0, Ordering::Relaxed);
-                Poll::Ready(small)
-            }
-        }
-    }
-
-    /// As large as messages get; else one small message.
-    fn set(&self, large: bool) {
-        self.0.store(if large { usize::MAX } else { COUNTED_FROM }, Ordering::Relaxed);
-    }
-}
-
-/// Says of a response that it is a watch's, on this connection.
+/// Says of a response that it is a watch's, on this connection. Its body is made of these messages:
+/// tonic's keeps the room of the largest message as long as the stream lasts.
 #[derive(Clone)]
 pub(crate) struct OfWatch {
-    pub(crate) line: Arc<Line>,
-    pub(crate) room: Room,
+    line: Arc<Line>,
+    messages: Arc<Mutex<Option<Messages>>>,
 }
 
-/// A watch's response whose messages are small where too many large ones of its connection or
+impl OfWatch {
+    pub(crate) fn new(line: Arc<Line>, messages: Messages) -> Self {
+        Self { line, messages: Arc::new(Mutex::new(Some(messages))) }
+    }
+
+    fn take(self) -> Option<Paced> {
+        let messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some(Paced::new(self.line, messages))
+    }
+}
+
+/// A watch's response, whose messages are small where too many large ones of its connection or
 /// address were not taken yet.
 pub(crate) fn paced(mut response: Response<Body>) -> Response<Body> {
-    match response.extensions_mut().remove::<OfWatch>() {
+    match response.extensions_mut().remove::<OfWatch>().and_then(OfWatch::take) {
         None => response,
-        Some(of) => {
-            let (untaken, rest) = (Arc::new(Untaken::default()), None);
-            response.map(|body| Body::new(Paced { body, of, untaken, rest, ended: false }))
-        }
+        Some(paced) => response.map(|_empty| Body::new(paced)),
     }
 }
 
 struct Paced {
-    body: Body,
-    of: OfWatch,
+    line: Arc<Line>,
+    messages: Messages,
     untaken: Arc<Untaken>,
     /// Of a message, what was not handed on yet.
     rest: Option<(Bytes, Option<Arc<Large>>)>,
+    /// Handed on, and counted with what comes next.
+    loose: usize,
+    /// While an instance alone needs more than a small message.
+    alone: Option<Alone>,
     ended: bool,
 }
 
@@ -166,8 +167,8 @@ impl Untaken {
     }
 }
 
-/// A large message that is under way: it has its places, and its connection ends when it is
-/// overdue.
+/// What has to be taken in time: it has its places, if it needs any, and its connection ends when
+/// it is overdue.
 struct Large {
     line: Arc<Line>,
     deadline: Instant,
@@ -179,6 +180,8 @@ type Places = [Option<OwnedSemaphorePermit>; 2];
 
 struct Piece {
     bytes: Bytes,
+    /// Its bytes and those before it that were not counted.
+    counted: usize,
     untaken: Arc<Untaken>,
     _of: Option<Arc<Large>>,
 }
@@ -191,8 +194,10 @@ impl AsRef<[u8]> for Piece {
 
 impl Drop for Piece {
     fn drop(&mut self) {
-        self.untaken.bytes.fetch_sub(self.bytes.len(), Ordering::AcqRel);
-        self.untaken.watch.wake();
+        let before = self.untaken.bytes.fetch_sub(self.counted, Ordering::AcqRel);
+        if before >= UNTAKEN_MAX && before - self.counted < UNTAKEN_MAX {
+            self.untaken.watch.wake();
+        }
     }
 }
 
@@ -210,45 +215,102 @@ impl Drop for Large {
     }
 }
 
-fn place(of: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
-    of.clone().try_acquire_owned().ok()
+/// The places for large messages: those of a connection, and those of its address.
+fn large(line: &Line) -> [&Arc<Semaphore>; 2] {
+    [&line.watches.large, &line.watched().large]
 }
 
-/// A place of the connection and one of the address, if there are.
-fn places(line: &Line) -> Option<Places> {
-    Some([Some(place(&line.large)?), Some(place(&line.watched().large)?)])
+/// Places for a message of one large instance, as far as they have come.
+struct Alone {
+    waiting: [PollSemaphore; 2],
+    places: Places,
+}
+
+impl Alone {
+    fn new(line: &Line) -> Self {
+        let of = [&line.watches.alone, &line.watched().alone];
+        Self { waiting: of.map(|of| PollSemaphore::new(of.clone())), places: [None, None] }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        for (waiting, place) in self.waiting.iter_mut().zip(&mut self.places) {
+            if place.is_none() {
+                *place = ready!(waiting.poll_acquire(cx));
+            }
+        }
+        Poll::Ready(())
+    }
 }
 
 impl Paced {
-    /// Takes in a message that was made, with the places that there were for it.
-    ///
-    /// # Errors
-    /// It is too large for the others that were not taken yet.
-    fn begin(&mut self, message: Bytes, places: Option<Places>) -> Result<(), CallError> {
-        let line = &self.of.line;
-        let large = match (message.len() >= COUNTED_FROM, places) {
-            (false, _) => None,
-            (true, Some(places)) => Some(Large::begin(line.clone(), places)),
-            (true, None) => {
-                let alone = place(&line.watched().alone);
-                let alone = alone.ok_or(CallError::MessagesUntaken { limit: ALONE_MAX })?;
-                Some(Large::begin(line.clone(), [Some(alone), None]))
+    fn new(line: Arc<Line>, messages: Messages) -> Self {
+        Self {
+            line,
+            messages,
+            untaken: Arc::default(),
+            rest: None,
+            loose: 0,
+            alone: None,
+            ended: false,
+        }
+    }
+
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        let Self { line, messages, alone, .. } = self;
+        let mut most = 0;
+        let message = ready!(messages(cx, &mut |cx: &mut Context<'_>, least| {
+            most = ready!(may(cx, line, alone, least));
+            Poll::Ready(most)
+        }));
+        Poll::Ready(message.map(|message| self.begin(message, most)))
+    }
+
+    /// Takes in a message that was made when it might have so many bytes.
+    fn begin(&mut self, message: Bytes, most: usize) {
+        let was_scarce = most < usize::MAX;
+        let places = match self.alone.take() {
+            Some(alone) => alone.places,
+            // Some may have been taken since the look: this message then has none.
+            None if !was_scarce && message.len() >= COUNTED_FROM => {
+                large(&self.line).map(|of| of.clone().try_acquire_owned().ok())
             }
+            None => [None, None],
         };
+        let is_expected = was_scarce || message.len() >= COUNTED_FROM;
+        let large = is_expected.then(|| Large::begin(self.line.clone(), places));
         self.rest = Some((message, large));
-        Ok(())
     }
 
     fn next_piece(&mut self) -> Option<Frame<Bytes>> {
         let (rest, of) = self.rest.as_mut()?;
         let bytes = rest.split_to(rest.len().min(PIECE));
-        self.untaken.bytes.fetch_add(bytes.len(), Ordering::AcqRel);
-        let piece = Piece { bytes, untaken: self.untaken.clone(), _of: of.clone() };
+        let of = of.clone();
         if rest.is_empty() {
             self.rest = None;
         }
+        self.loose += bytes.len();
+        if of.is_none() && self.loose < LOOSE_MAX {
+            return Some(Frame::data(bytes));
+        }
+        let counted = std::mem::take(&mut self.loose);
+        self.untaken.bytes.fetch_add(counted, Ordering::AcqRel);
+        let piece = Piece { bytes, counted, untaken: self.untaken.clone(), _of: of };
         Some(Frame::data(Bytes::from_owner(piece)))
     }
+}
+
+/// How large the next message of a watch may be that has so many bytes at least. Whether there are
+/// places is only looked at: most messages need none.
+fn may(cx: &mut Context<'_>, line: &Line, alone: &mut Option<Alone>, least: usize) -> Poll<usize> {
+    if large(line).iter().all(|of| of.available_permits() > 0) {
+        *alone = None;
+        return Poll::Ready(usize::MAX);
+    }
+    if least <= COUNTED_FROM {
+        return Poll::Ready(COUNTED_FROM);
+    }
+    ready!(alone.get_or_insert_with(|| Alone::new(line)).poll(cx));
+    Poll::Ready(least)
 }
 
 impl http_body::Body for Paced {
@@ -266,30 +328,19 @@ impl http_body::Body for Paced {
             return Poll::Ready(None);
         }
         ready!(self.untaken.poll_few(cx));
-        // Before a message is made. They are given back at once where none is, or a small one.
-        let places = places(&self.of.line);
-        self.of.room.set(places.is_some());
-        let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-            Some(Ok(frame)) => frame,
-            end => return Poll::Ready(end),
-        };
-        let message = match frame.into_data() {
-            Ok(message) => message,
-            Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
-        };
-        Poll::Ready(match self.begin(message, places) {
+        Poll::Ready(match ready!(self.poll_message(cx)) {
             Ok(()) => self.next_piece().map(Ok),
-            Err(refused) => {
+            Err(end) => {
                 self.ended = true;
                 let mut trailers = HeaderMap::new();
-                Status::from(refused).add_header(&mut trailers)?;
+                end.add_header(&mut trailers)?;
                 Some(Ok(Frame::trailers(trailers)))
             }
         })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_none() && (self.ended || self.body.is_end_stream())
+        self.rest.is_none() && self.ended
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -302,9 +353,7 @@ mod tests {
     use std::sync::atomic::AtomicBool;
     use std::task::Waker;
 
-    use futures_util::{TryStreamExt as _, stream};
     use http_body::Body as _;
-    use http_body_util::StreamBody;
 
     use crate::net::connections::Counts;
 
@@ -316,27 +365,28 @@ mod tests {
 
     /// A watch whose messages have this many bytes where there is room.
     fn watch(line: &Arc<Line>, bytes: usize) -> Body {
-        let of = OfWatch { line: line.clone(), room: Room::default() };
-        let room = of.room.clone();
-        let messages = stream::poll_fn(move |cx| {
-            let most = ready!(room.poll_take(cx));
-            let message = Bytes::from(vec![b'x'; bytes.min(most)]);
-            Poll::Ready(Some(Ok::<_, Status>(Frame::data(message))))
-        });
-        paced_body(Body::new(StreamBody::new(messages)), of)
+        of(line, move |cx, may| {
+            let most = ready!(may(cx, 0));
+            Poll::Ready(Ok(vec![b'x'; bytes.min(most)].into()))
+        })
     }
 
-    /// A watch whose messages have this many bytes, however little room there is.
+    /// A watch whose messages have one instance of this many bytes.
     fn of_one_instance(line: &Arc<Line>, bytes: usize) -> Body {
-        let messages = stream::repeat_with(move || Ok::<_, Status>(Frame::data(vec![b'x'; bytes])));
-        let messages = messages.map_ok(|frame| frame.map_data(Bytes::from));
-        let of = OfWatch { line: line.clone(), room: Room::default() };
-        paced_body(Body::new(StreamBody::new(messages)), of)
+        of(line, move |cx, may| {
+            ready!(may(cx, bytes));
+            Poll::Ready(Ok(vec![b'x'; bytes].into()))
+        })
     }
 
-    fn paced_body(body: Body, of: OfWatch) -> Body {
-        let mut response = Response::new(body);
-        response.extensions_mut().insert(of);
+    fn of(
+        line: &Arc<Line>,
+        messages: impl FnMut(&mut Context<'_>, &mut May<'_>) -> Poll<Result<Bytes, Status>>
+        + Send
+        + 'static,
+    ) -> Body {
+        let mut response = Response::new(Body::empty());
+        response.extensions_mut().insert(OfWatch::new(line.clone(), Box::new(messages)));
         paced(response).into_body()
     }
 
@@ -372,7 +422,7 @@ mod tests {
         assert_eq!(held.iter().filter(|it| it.len() == PIECE).count(), OF_CONNECTION_MAX);
         assert_eq!(lengths(&mut watches(1, PIECE, &counts)), [PIECE; OF_CONNECTION_MAX]);
         drop((held, unread));
-        assert_eq!(line.large.available_permits(), OF_CONNECTION_MAX);
+        assert_eq!(line.watches.large.available_permits(), OF_CONNECTION_MAX);
     }
 
     #[tokio::test(start_paused = true)]
@@ -413,7 +463,7 @@ mod tests {
         let line = line();
         let mut small = watch(&line, 1_000);
         let mut held: Vec<_> = std::iter::from_fn(|| taken(&mut small)).take(100).collect();
-        assert_eq!(held.len(), UNTAKEN_MAX.div_ceil(1_000));
+        assert_eq!(held.len(), (UNTAKEN_MAX + LOOSE_MAX).div_ceil(1_000));
         drop(held.pop());
         assert!(taken(&mut small).is_some());
         let mut large = watch(&line, PIECE + 1);
@@ -439,22 +489,45 @@ mod tests {
 
     /// An instance alone may be larger than a small message.
     #[tokio::test]
-    async fn a_watch_ends_where_too_many_large_instances_are_not_taken() {
+    async fn large_instances_that_are_not_taken_hold_up_those_of_their_connection_alone() {
         let counts = Arc::<Counts>::default();
         let mut unread = watches(CONNECTIONS, PIECE, &counts);
         let _held: Vec<_> = unread.iter_mut().filter_map(taken).collect();
-        let line = Arc::new(Line::new(None, counts.clone()));
-        let mut alone: Vec<_> = (0..=ALONE_MAX).map(|_| of_one_instance(&line, PIECE)).collect();
+        let [line, other] = [(); 2].map(|()| Arc::new(Line::new(None, counts.clone())));
+        let mut alone: Vec<_> =
+            (0..=OF_CONNECTION_MAX).map(|_| of_one_instance(&line, PIECE)).collect();
         let mut last = alone.pop().unwrap();
-        let held: Vec<_> = alone.iter_mut().filter_map(taken).collect();
-        assert_eq!(held.len(), ALONE_MAX);
-        let mut poll = || Pin::new(&mut last).poll_frame(&mut Context::from_waker(Waker::noop()));
-        let Poll::Ready(Some(Ok(end))) = poll() else { panic!() };
-        let status = Status::from_header_map(end.trailers_ref().unwrap()).unwrap();
-        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
-        assert!(matches!(poll(), Poll::Ready(None)));
-        drop((held, alone));
+        let mut held: Vec<_> = alone.iter_mut().filter_map(taken).collect();
+        assert_eq!(held.len(), OF_CONNECTION_MAX);
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let mut next = || Pin::new(&mut last).poll_frame(&mut Context::from_waker(&waker));
+        assert!(next().is_pending());
+        for _ in 0..3 {
+            assert_eq!(taken(&mut of_one_instance(&other, PIECE)).map(|it| it.len()), Some(PIECE));
+            assert_eq!(taken(&mut watch(&line, PIECE)).map(|it| it.len()), Some(COUNTED_FROM));
+        }
+        assert!(next().is_pending());
+        drop(held.pop());
+        assert!(woken.0.load(Ordering::Relaxed) && next().is_ready(), "when one was taken");
+        drop((held, alone, last));
+        assert_eq!(line.watches.alone.available_permits(), OF_CONNECTION_MAX);
         assert_eq!(line.watched().alone.available_permits(), ALONE_MAX);
+    }
+
+    /// Which would keep its snapshot, its names and its place as long as its connection lasts.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_small_for_want_of_room_is_to_be_taken_in_time() {
+        let counts = Arc::<Counts>::default();
+        let mut unread = watches(CONNECTIONS, PIECE, &counts);
+        let held: Vec<_> = unread.iter_mut().filter_map(taken).collect();
+        let [small, read] = [(); 2].map(|()| Arc::new(Line::new(None, counts.clone())));
+        let _small = taken(&mut watch(&small, PIECE)).unwrap();
+        taken(&mut watch(&read, PIECE)).expect("it is taken at once");
+        drop((held, unread));
+        tokio::time::advance(2 * TAKEN_WITHIN).await;
+        let overdue = [&small, &read].map(|line| line.answers().is_overdue(Instant::now()));
+        assert_eq!(overdue, [true, false]);
     }
 
     #[test]

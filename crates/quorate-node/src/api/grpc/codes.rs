@@ -60,7 +60,6 @@ impl From<CallError> for Status {
         if let CallError::AnswersUnderWay { .. }
         | CallError::CallsUnderWay { .. }
         | CallError::NamesWatched { .. }
-        | CallError::MessagesUntaken { .. }
         | CallError::Arriving { .. }
         | CallError::BackupsUnderWay { .. }
         | CallError::Node(NodeError::Overloaded { .. }) = &error
@@ -69,7 +68,6 @@ impl From<CallError> for Status {
         }
         if let CallError::CallsUnderWay { .. }
         | CallError::NamesWatched { .. }
-        | CallError::MessagesUntaken { .. }
         | CallError::Arriving { .. }
         | CallError::BackupsUnderWay { .. } = &error
         {
@@ -131,7 +129,6 @@ fn code(error: &CallError) -> Code {
         | CallError::AnswersUnderWay { .. }
         | CallError::CallsUnderWay { .. }
         | CallError::NamesWatched { .. }
-        | CallError::MessagesUntaken { .. }
         | CallError::Arriving { .. }
         | CallError::BackupsUnderWay { .. } => Code::ResourceExhausted,
         CallError::Late { .. } | CallError::NoSubscription => Code::DeadlineExceeded,

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, stream};
 use quorate_proto::encoded::v1::registry_server::Registry;
 use quorate_proto::encoded::v1::{EncodedFetchResponse, EncodedWatchResponse};
 use quorate_proto::v1::{
@@ -20,11 +20,12 @@ use crate::api::grpc::door::{self, Call, Method};
 use crate::api::grpc::fetch::{self, Local};
 use crate::api::grpc::pages;
 use crate::api::grpc::told::{granted, standing};
-use crate::api::grpc::watch::Asks;
+use crate::api::grpc::watch::{Asks, Watching};
 use crate::api::grpc::{age_ms, header, is_foreign, min_revision, rights};
 use crate::api::incarnations;
 use crate::error::{CallError, NodeError};
-use crate::net::watched::{OfWatch, Room};
+use crate::net::connections::Line;
+use crate::net::watched::OfWatch;
 use crate::node::Node;
 
 /// Names in one answer of ListServices.
@@ -92,8 +93,12 @@ impl Registry for RegistryService {
     }
 
     async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Answer<Self::WatchStream> {
-        door::answer(&self.node, Method::Watch, request.map(Asks::new), |call| self.on_watch(call))
-            .await
+        let line = Line::of(request.extensions());
+        let watching = self.on_watch(request.map(Asks::new)).await?;
+        let of = OfWatch::new(line, watching.into_inner().into_messages());
+        let mut response = Response::new(stream::empty().boxed());
+        response.extensions_mut().insert(of);
+        Ok(response)
     }
 
     async fn list_members(
@@ -268,19 +273,14 @@ impl RegistryService {
         oldest: bool,
     ) -> Answer<Answers<EncodedWatchResponse>> {
         let request = request.map(|subscribe| Asks::one(subscribe, oldest));
-        door::answer(&self.node, Method::Watch, request, |call| self.on_watch(call)).await
+        Ok(self.on_watch(request).await?.map(|watching| watching.into_stream().boxed()))
     }
 
-    async fn on_watch(
-        &self,
-        call: Call<Asks>,
-    ) -> Result<Response<Answers<EncodedWatchResponse>>, Status> {
-        let line = call.caller.line.clone();
-        let room = Room::default();
-        let answers = super::watch::answers(self.node.clone(), call, room.clone());
-        let mut response = Response::new(answers.await?.boxed());
-        response.extensions_mut().insert(OfWatch { line, room });
-        Ok(response)
+    async fn on_watch(&self, request: Request<Asks>) -> Answer<Watching> {
+        door::answer(&self.node, Method::Watch, request, async |call| {
+            Watching::begin(self.node.clone(), call).await.map(Response::new)
+        })
+        .await
     }
 
     async fn on_list_members(

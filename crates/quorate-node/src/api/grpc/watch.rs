@@ -5,7 +5,7 @@ mod served;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::future::OptionFuture;
@@ -32,7 +32,7 @@ use crate::applied::hub::Filter;
 use crate::applied::shared_event::SharedEvent;
 use crate::applied::subscription::{Begin, Message, Positioned, Subscription};
 use crate::error::{CallError, NodeError, Wanted};
-use crate::net::watched::{Names, Room};
+use crate::net::watched::{May, Messages, Names};
 use crate::node::Node;
 use crate::node::reads::age_ms;
 
@@ -61,52 +61,87 @@ impl Asks {
     }
 }
 
-/// Answers a Watch call, with messages for which there is room.
-pub(super) async fn answers(
+/// A Watch call that is answered.
+pub(super) struct Watching {
     node: Arc<Node>,
-    call: Call<Asks>,
-    room: Room,
-) -> Result<impl Stream<Item = Result<EncodedWatchResponse, Status>> + Send + use<>, Status> {
-    let Call { message: mut asks, deadline, caller } = call;
-    let first = timeout_at(deadline, asks.message()).await;
-    let first = first.map_err(|_elapsed| CallError::NoSubscription)??;
-    let Some(WatchRequest { kind: Some(Ask::Subscribe(subscribe)) }) = first else {
-        let must = "the first message must subscribe";
-        return Err(CallError::from(Invalid::text("kind", "", must)).into());
-    };
-    check_size(&subscribe)?;
-    let touched = subscribe.touches();
-    let judged = rights::check(&caller.principal, Method::Watch.needed(), &touched);
-    judged.map_err(|refusal| told::about(refusal, touched.subject()))?;
-    let filter = convert::watch_filter(&subscribe).map_err(CallError::from)?;
-    let names = Names::begin(&caller.line, filter.selection.names()).inspect_err(|_too_many| {
-        node.meters().refused("watched_names").inc();
-    })?;
-    node.check_member()?;
-    let begin = match asks.oldest {
-        true => Begin::Oldest,
-        false => begin(&node, &subscribe, deadline).await?,
-    };
-    // As long as the watch lasts, no more of it is kept than its rights are judged by.
-    let WatchSubscribe { namespace, services, prefix, .. } = subscribe;
-    let judged = WatchSubscribe { namespace, services, prefix, ..WatchSubscribe::default() };
-    let judged = node.access().is_checked().then_some(judged);
-    let mut fresh = Fresh::begin(&node);
-    let mut subscription = Subscription::start(
-        node.applied().clone(),
-        filter.clone(),
-        (begin, caller.line.address()),
-        node.leadership().views(),
-        node.tunables().bookmark(),
-        end(node.clone(), caller, (judged, names), asks),
-    );
-    let mut first = true;
-    Ok(stream::poll_fn(move |cx| {
-        let bytes = ready!(room.poll_take(cx));
-        let positioned = ready!(subscription.poll_next(cx, bytes));
-        let first = std::mem::take(&mut first);
-        Poll::Ready(Some(positioned.map(|next| answer(&node, &filter, next, first, &mut fresh))))
-    }))
+    filter: Filter,
+    subscription: Subscription<Status>,
+    fresh: Fresh,
+    first: bool,
+}
+
+impl Watching {
+    /// Answers a Watch call.
+    pub(super) async fn begin(node: Arc<Node>, call: Call<Asks>) -> Result<Self, Status> {
+        let Call { message: mut asks, deadline, caller } = call;
+        let first = timeout_at(deadline, asks.message()).await;
+        let first = first.map_err(|_elapsed| CallError::NoSubscription)??;
+        let Some(WatchRequest { kind: Some(Ask::Subscribe(subscribe)) }) = first else {
+            let must = "the first message must subscribe";
+            return Err(CallError::from(Invalid::text("kind", "", must)).into());
+        };
+        check_size(&subscribe)?;
+        let touched = subscribe.touches();
+        let judged = rights::check(&caller.principal, Method::Watch.needed(), &touched);
+        judged.map_err(|refusal| told::about(refusal, touched.subject()))?;
+        let filter = convert::watch_filter(&subscribe).map_err(CallError::from)?;
+        let names =
+            Names::begin(&caller.line, filter.selection.names()).inspect_err(|_too_many| {
+                node.meters().refused("watched_names").inc();
+            })?;
+        node.check_member()?;
+        let begin = match asks.oldest {
+            true => Begin::Oldest,
+            false => begin(&node, &subscribe, deadline).await?,
+        };
+        // As long as the watch lasts, no more of it is kept than its rights are judged by.
+        let WatchSubscribe { namespace, services, prefix, .. } = subscribe;
+        let judged = WatchSubscribe { namespace, services, prefix, ..WatchSubscribe::default() };
+        let judged = node.access().is_checked().then_some(judged);
+        let fresh = Fresh::begin(&node);
+        let subscription = Subscription::start(
+            node.applied().clone(),
+            filter.clone(),
+            (begin, caller.line.address()),
+            node.leadership().views(),
+            node.tunables().bookmark(),
+            end(node.clone(), caller, (judged, names), asks),
+        );
+        Ok(Self { node, filter, subscription, fresh, first: true })
+    }
+
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        may: &mut May<'_>,
+    ) -> Poll<Result<EncodedWatchResponse, Status>> {
+        let next = ready!(self.subscription.poll_next(cx, may));
+        let first = std::mem::take(&mut self.first);
+        let Self { node, filter, fresh, .. } = self;
+        Poll::Ready(next.map(|next| answer(node, filter, next, first, fresh)))
+    }
+
+    /// Its messages, as large as they get.
+    pub(super) fn into_stream(
+        mut self,
+    ) -> impl Stream<Item = Result<EncodedWatchResponse, Status>> + Send + use<> {
+        stream::poll_fn(move |cx| self.poll_next(cx, &mut |_, _| Poll::Ready(usize::MAX)).map(Some))
+    }
+
+    /// Its messages as gRPC frames them (gRPC over HTTP2, Length-Prefixed-Message): not compressed,
+    /// each in memory of its own size.
+    pub(super) fn into_messages(mut self) -> Messages {
+        Box::new(move |cx, may| {
+            let message = ready!(self.poll_next(cx, may))?;
+            let length = message.encoded_len();
+            let mut framed = Vec::with_capacity(1 + size_of::<u32>() + length);
+            framed.push(0);
+            // No message has 4 GiB: `MESSAGE_BYTES` in applied/subscription.rs.
+            framed.extend((length as u32).to_be_bytes());
+            message.encode_raw(&mut framed);
+            Poll::Ready(Ok(framed.into()))
+        })
+    }
 }
 
 /// Where the subscription begins, once this node is that far.

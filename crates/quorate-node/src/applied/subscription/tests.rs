@@ -17,7 +17,8 @@ impl Subscription<Infallible> {
     }
 
     async fn next_of(&mut self, bytes: usize) -> Positioned {
-        let Ok(next) = std::future::poll_fn(|cx| self.poll_next(cx, bytes)).await;
+        let Ok(next) =
+            std::future::poll_fn(|cx| self.poll_next(cx, &mut |_, _| Poll::Ready(bytes))).await;
         next
     }
 }
@@ -110,7 +111,9 @@ async fn a_watch_that_is_over_sends_nothing_of_what_is_queued() {
         bookmark,
         end,
     );
-    let mut next = async || std::future::poll_fn(|cx| slow.poll_next(cx, usize::MAX)).await;
+    let mut next = async || {
+        std::future::poll_fn(|cx| slow.poll_next(cx, &mut |_, _| Poll::Ready(usize::MAX))).await
+    };
     let first = next().await.unwrap();
     assert!(matches!(first.message, Message::Snapshot { last: false, .. }), "{first:?}");
     over.send("over").unwrap();
@@ -417,7 +420,11 @@ async fn what_comes_seldom_is_told_between_changes() {
     let (messages, mut told) = tokio::sync::mpsc::unbounded_channel();
     let reading = tokio::spawn(async move {
         loop {
-            match std::future::poll_fn(|cx| watcher.poll_next(cx, usize::MAX)).await {
+            match std::future::poll_fn(|cx| {
+                watcher.poll_next(cx, &mut |_, _| Poll::Ready(usize::MAX))
+            })
+            .await
+            {
                 Ok(positioned) => messages.send(positioned).unwrap(),
                 Err(end) => return end,
             }
