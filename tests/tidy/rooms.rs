@@ -235,6 +235,10 @@ const ROOMS: [(&str, &[Room]); 7] = [
             ("rows", &["targets", "ceiling", "sample", "wire"]),
             ("targets", &["ceiling"]),
             (
+                "scraping",
+                &["args", "cluster", "disk", "machine", "number", "output", "programs", "workload"],
+            ),
+            (
                 "ceiling",
                 &["args", "number", "load", "disk", "ports", "process", "wire", "certs", "output"],
             ),
@@ -243,11 +247,7 @@ const ROOMS: [(&str, &[Room]); 7] = [
             ("workload", &["sample", "load", "cluster", "process", "wire", "certs", "item"]),
             ("sample", &["load"]),
             ("load", &["cluster", "process"]),
-            (
-                "cluster",
-                &["disk", "ports", "process", "programs", "scrape", "wire", "certs", "output"],
-            ),
-            ("scrape", &[]),
+            ("cluster", &["disk", "ports", "process", "programs", "wire", "certs", "output"]),
             ("disk", &[]),
             ("ports", &[]),
             ("process", &[]),

@@ -20,6 +20,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Measure Quorate and a peer, alternating, with the same work
     Compare(CompareArgs),
+    /// Measure what it costs Quorate to be scraped (/metrics) every second
+    Scraping(ScrapingArgs),
     /// Measure what gRPC and the disk can do at most on this machine
     Ceiling(CeilingArgs),
     /// The server of `ceiling`
@@ -50,9 +52,6 @@ pub(crate) struct RunArgs {
     /// TLS between nodes and to clients, all of whom show certificates
     #[arg(long)]
     pub(crate) tls: bool,
-    /// Each server is scraped (/metrics) every second, as by Prometheus; without TLS
-    #[arg(long, conflicts_with = "tls")]
-    pub(crate) scrape: bool,
     /// Where the clusters keep their data meanwhile; default: target/bench. Not in memory (tmpfs)
     #[arg(long)]
     pub(crate) data_dir: Option<PathBuf>,
@@ -96,6 +95,22 @@ pub(crate) enum ComparePeer {
     Etcd,
     /// Quorate without TLS; ours is with it
     Plain,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScrapingArgs {
+    /// Pairs of rounds of W1 to W4, one scraped and one not
+    #[arg(long, default_value_t = 20)]
+    pub(crate) pairs: u32,
+    /// The share of the work that is done: less than 1 for a look, not for a figure
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) scale: f64,
+    /// Where the clusters keep their data meanwhile; default: target/bench. Not in memory (tmpfs)
+    #[arg(long)]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The server; default: `quorate` beside this program, built by cargo if need be
+    #[arg(long)]
+    pub(crate) quorate: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -7,14 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
-use tokio::task::JoinSet;
 
 use crate::certs::{Address, Certs};
 use crate::ports::free_port;
 use crate::process::{self, Memory, Process};
 use crate::programs::Etcd;
 use crate::wire::{Connection, NodeView, Peer};
-use crate::{disk, output, scrape};
+use crate::{disk, output};
 
 pub(crate) const NODES: usize = 3;
 /// All nodes are up and know one leader.
@@ -34,8 +33,6 @@ pub(crate) struct Programs {
     pub(crate) etcd: Option<Etcd>,
     /// None: nobody speaks TLS.
     pub(crate) certs: Option<Certs>,
-    /// Each node is scraped every second.
-    pub(crate) scrape: bool,
 }
 
 /// Three server processes. Dropped, its processes and data are gone.
@@ -44,8 +41,6 @@ pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
     dir: PathBuf,
     keep: bool,
-    /// They end with it.
-    scrapers: JoinSet<()>,
 }
 
 /// One server process, running or not.
@@ -89,15 +84,11 @@ impl Cluster {
         let ports = ports.collect::<Result<Vec<_>>>()?;
         let node = |at| Node::new(peer, at, &ports, programs, &dir);
         let nodes = (0..NODES).map(node).collect();
-        let mut cluster = Self { peer, nodes, dir, keep, scrapers: JoinSet::new() };
+        let mut cluster = Self { peer, nodes, dir, keep };
         for node in &mut cluster.nodes {
             node.start()?;
         }
         cluster.ready().await?;
-        for node in cluster.nodes.iter().filter(|_| programs.scrape) {
-            scrape::once(&node.http).await.with_context(|| format!("scraping {}", node.http))?;
-            cluster.scrapers.spawn(scrape::every_second(node.http.clone()));
-        }
         Ok(cluster)
     }
 

@@ -7,7 +7,7 @@
 //! | `ceiling` | what gRPC and the disk can do at most |
 //! | `wire`, `wire/*` | the calls, on either peer |
 //! | `cluster`, `certs`, `process`, `disk`, `ports`, `programs`, `machine` | three server processes; what /proc and the disk say |
-//! | `scrape` | what Prometheus does to a server |
+//! | `scraping` | what it costs to be scraped |
 //! | `load`, `item` | calls at once or at a rate; what is registered |
 //! | `sample`, `rows`, `targets` | figures, medians and ratios, what is wanted |
 //! | `table`, `report`, `report/*`, `number`, `output` | for terminals, for browsers |
@@ -30,7 +30,7 @@ mod programs;
 mod report;
 mod rows;
 mod sample;
-mod scrape;
+mod scraping;
 mod table;
 mod targets;
 mod wire;
@@ -88,6 +88,7 @@ async fn run(command: Command) -> Result<()> {
             args::ComparePeer::Etcd => measure::compare(&args.run).await,
             args::ComparePeer::Plain => measure::compare_with_plain(&args.run).await,
         },
+        Command::Scraping(args) => scraping::run(&args).await,
         Command::Ceiling(args) => ceiling::run(&args).await,
         Command::EchoServer { port } => ceiling::serve(port).await,
     }

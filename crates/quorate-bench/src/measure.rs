@@ -51,7 +51,6 @@ async fn measure(
     peers: &[Peer],
 ) -> Result<()> {
     ensure!(args.scale > 0.0 && args.reps > 0 && args.connections > 0, "nothing to do");
-    ensure!(!(args.scrape && tls), "servers are scraped without TLS");
     raise_file_limit();
     let workspace = Workspace::create(args.data_dir.as_deref(), args.keep)?;
     let machine = Machine::look(&quorate, etcd.as_ref().map(|etcd| etcd.path.as_path()));
@@ -62,11 +61,8 @@ async fn measure(
     if args.scale != 1.0 {
         output::line(&format!("scale {}: a look, not a figure", args.scale));
     }
-    if args.scrape {
-        output::line("each server is scraped every second");
-    }
     let certs = tls.then(|| Certs::make(&quorate, workspace.path(), NODES)).transpose()?;
-    let programs = Programs { quorate, etcd, certs, scrape: args.scrape };
+    let programs = Programs { quorate, etcd, certs };
     let setting = Setting {
         programs: &programs,
         dir: workspace.path(),
@@ -89,7 +85,6 @@ async fn measure(
         scale: args.scale,
         connections_per_node: args.connections,
         tls,
-        scraped: args.scrape,
         rows: rows(&samples, args.reps, &limits),
         limits,
         notes,

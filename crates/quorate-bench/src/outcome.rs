@@ -15,8 +15,6 @@ pub(crate) struct Outcome {
     pub(crate) connections_per_node: usize,
     /// Nodes and clients spoke TLS.
     pub(crate) tls: bool,
-    /// Each server was scraped every second.
-    pub(crate) scraped: bool,
     /// What the machine can do at most.
     pub(crate) limits: Vec<Limit>,
     pub(crate) rows: Vec<Row>,

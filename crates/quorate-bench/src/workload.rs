@@ -9,6 +9,7 @@ mod held;
 mod http;
 mod register;
 mod renew;
+pub(crate) mod repeated;
 mod state;
 mod verify;
 mod watch;
@@ -24,6 +25,8 @@ use crate::item::Item;
 use crate::load::{Until, closed_loop};
 use crate::sample::Samples;
 use crate::wire::{Connection, Peer};
+
+pub(crate) use repeated::Round;
 
 /// A row of the table in docs/performance.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -143,6 +143,30 @@ fn the_same_work_is_done_on_etcd_where_there_is_one() {
 }
 
 #[test]
+fn what_it_costs_to_be_scraped_is_told_of_each_kind_of_work() {
+    let dir = directory("scraping");
+    let bench = Path::new(env!("CARGO_BIN_EXE_quorate-bench"));
+    let mut command = Command::new(bench);
+    command.args(["scraping", "--pairs", "1", "--scale", "0.01", "--data-dir"]).arg(&dir);
+    let quorate = bench.with_file_name("quorate");
+    if quorate.is_file() {
+        command.arg("--quorate").arg(quorate);
+    }
+    let output = command.output().expect("the tool starts");
+    let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    assert!(output.status.success(), "{out}\n{err}");
+    for workload in ["W1", "W2", "W3", "W4"] {
+        let lines: Vec<&str> = out.lines().filter(|line| line.starts_with(workload)).collect();
+        assert_eq!(lines.len(), 2, "its rate, and what it takes: {out}");
+        for line in lines {
+            let (_, ratio) = line.split_once("; ").expect(line);
+            let middle: f64 = ratio.split(' ').next().and_then(|it| it.parse().ok()).expect(line);
+            assert!(middle.is_finite() && middle > 0.0, "{line}");
+        }
+    }
+}
+
+#[test]
 fn where_there_is_no_etcd_that_is_said_before_anything_is_built() {
     let dir = directory("no-etcd");
     let bench = Path::new(env!("CARGO_BIN_EXE_quorate-bench"));

@@ -129,20 +129,9 @@ impl Json {
     }
 
     /// Follows all services whose names begin with `group`. Returns when the position is taken.
-    pub(crate) async fn watch(mut self, group: &str) -> Result<Lines> {
-        let peer = self.peer;
-        let body = match peer {
-            Peer::Etcd => {
-                let create = json!({ "create_request": below(&format!("/{group}")) });
-                self.begin(Method::POST, "/v3/watch", Some(create)).await?
-            }
-            Peer::Quorate | Peer::Plain => {
-                let path = format!("/api/v1/namespaces/default/watch?prefix={group}");
-                self.begin(Method::GET, &path, None).await?
-            }
-        };
-        let mut lines = Lines { peer, body, rest: Vec::new(), _connection: self };
-        let begun: &[u8] = match peer {
+    pub(crate) async fn watch(self, group: &str) -> Result<Lines> {
+        let mut lines = self.lines(below(&format!("/{group}")), format!("prefix={group}")).await?;
+        let begun: &[u8] = match lines.peer {
             Peer::Etcd => b"\"created\":true",
             Peer::Quorate | Peer::Plain => b"\"last\":true",
         };
@@ -152,6 +141,29 @@ impl Json {
         };
         timeout(CALL_TIMEOUT, first).await.context("the watch does not begin")??;
         Ok(lines)
+    }
+
+    /// The same, with all that has happened since the cluster began.
+    pub(crate) async fn replay(self, group: &str) -> Result<Lines> {
+        let mut range = below(&format!("/{group}"));
+        range["start_revision"] = json!("1");
+        self.lines(range, format!("prefix={group}&from=oldest")).await
+    }
+
+    /// A watch: of this range, or by this query.
+    async fn lines(mut self, range: Value, query: String) -> Result<Lines> {
+        let peer = self.peer;
+        let body = match peer {
+            Peer::Etcd => {
+                let create = json!({ "create_request": range });
+                self.begin(Method::POST, "/v3/watch", Some(create)).await?
+            }
+            Peer::Quorate | Peer::Plain => {
+                let path = format!("/api/v1/namespaces/default/watch?{query}");
+                self.begin(Method::GET, &path, None).await?
+            }
+        };
+        Ok(Lines { peer, body, rest: Vec::new(), _connection: self })
     }
 }
 

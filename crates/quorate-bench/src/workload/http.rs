@@ -21,6 +21,10 @@ const CALLERS: usize = 64;
 const SECONDS: f64 = 5.0;
 const WATCHED_SECONDS: f64 = 10.0;
 
+/// Fewer than our nodes keep (100,000 within 180 s).
+const REPLAYED: u64 = 20_000;
+const REPLAY: &str = "20,000 changes, made before, to 1 stream";
+
 /// By HTTP, each full one after the same by gRPC.
 const WATCHERS: [Shape; 5] = [
     Shape::by_http("20/s to 1,000 streams", 1000, Some(20.0)),
@@ -77,6 +81,17 @@ pub(super) async fn run(setting: &Setting<'_>, peer: Peer, samples: &mut Samples
             share(samples, shape.name, driven.events_per_second(), by_grpc);
         }
     }
+    replay(setting, peer, samples).await
+}
+
+/// What a stream carries whose changes were made before: while they are made, it waits for them.
+async fn replay(setting: &Setting<'_>, peer: Peer, samples: &mut Samples) -> Result<()> {
+    let (cluster, connections) = setting.cluster(peer).await?;
+    let leases = watch::prepare(setting, &cluster, &connections).await?;
+    let changes = setting.scaled(REPLAYED, 1);
+    let took = watch::replay(&cluster, &connections, &leases, changes).await.context(REPLAY)?;
+    let rate = changes as f64 / took.as_secs_f64();
+    samples.of(WORKLOAD, REPLAY).add("events", "1/s", Better::Higher, rate);
     Ok(())
 }
 

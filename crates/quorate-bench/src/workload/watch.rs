@@ -150,12 +150,7 @@ pub(super) async fn drive(
     leases: &Arc<[u64]>,
     time: Duration,
 ) -> Result<Driven> {
-    let feed = Arc::new(Feed {
-        begun: Instant::now(),
-        sent: (0..SENT_MAX).map(|_| AtomicU64::new(0)).collect(),
-        deadline: AtomicU64::new(u64::MAX),
-        ended_by: AtomicU64::new(u64::MAX),
-    });
+    let feed = Arc::new(Feed::new(u64::MAX));
     let mut watchers = watch(cluster, shape, &feed).await?;
     feed.deadline.store(feed.now() + u64::try_from(time.as_micros())?, Ordering::Relaxed);
     let (mark, begun) = (CpuMark::set(cluster)?, Instant::now());
@@ -176,6 +171,32 @@ pub(super) async fn drive(
     ensure!(changes > 0 && all.events > 0, "nothing was seen");
     let until_last = (all.last - begun).max(written);
     Ok(Driven { all, changes, written, until_last, cpu })
+}
+
+/// Makes so many changes, and then opens a stream by HTTP that is told all of them; how long that
+/// took.
+pub(super) async fn replay(
+    cluster: &Cluster,
+    connections: &[Connection],
+    leases: &Arc<[u64]>,
+    changes: u64,
+) -> Result<Duration> {
+    let end = FIRST_STAMP + changes;
+    let feed = Arc::new(Feed::new(end));
+    let (all, own, leases) = (connections.to_vec(), feed.clone(), leases.clone());
+    closed_loop(cluster, WRITERS, Until::Count(changes + INSTANCES), move |_, number| {
+        let (all, feed, leases) = (all.clone(), own.clone(), leases.clone());
+        async move { change(&all, &feed, &leases, FIRST_STAMP + number, Instant::now()).await }
+    })
+    .await?;
+    cluster.caught_up().await?;
+    let begun = Instant::now();
+    let stream = Json::open(cluster.peer, &cluster.nodes[0].http).await?.replay(GROUP).await?;
+    let seen = follow(WatchStream::Lines(stream), feed).await?;
+    // Those that registered the instances come before them.
+    let whole = changes + INSTANCES;
+    ensure!(seen.events == whole, "{} of {whole} changes came", seen.events);
+    Ok(seen.last - begun)
 }
 
 impl Driven {
@@ -293,6 +314,15 @@ async fn change(
 }
 
 impl Feed {
+    fn new(ended_by: u64) -> Self {
+        Self {
+            begun: Instant::now(),
+            sent: (0..SENT_MAX).map(|_| AtomicU64::new(0)).collect(),
+            deadline: AtomicU64::new(u64::MAX),
+            ended_by: AtomicU64::new(ended_by),
+        }
+    }
+
     fn now(&self) -> u64 {
         self.at(Instant::now())
     }
