@@ -8,6 +8,7 @@
 
 mod grpc;
 mod http;
+mod lookup;
 mod probe;
 mod schedule;
 mod verdict;
@@ -37,7 +38,7 @@ use schedule::{CheckId, Due, Schedule};
 /// 1,000 checks a second that take a quarter of one.
 const UNDER_WAY_MAX: usize = 256;
 
-/// Of these, at most this many of targets that did not answer in time before.
+/// Of these, at most this many that did not answer in time before, or were not looked up in time.
 const HANGING_MAX: usize = UNDER_WAY_MAX / 2;
 
 /// The registry is looked at this often.
@@ -68,7 +69,7 @@ pub(crate) struct Prober {
 struct Lead<'a> {
     schedule: Schedule,
     under_way: FuturesUnordered<BoxFuture<'a, Probed>>,
-    /// How many of the probes under way are of targets that hang.
+    /// How many of the probes under way may hang, as the last ones of these checks did.
     hanging: usize,
     /// Of which something is not in the log yet.
     news: BTreeSet<InstanceKey>,
@@ -187,11 +188,11 @@ impl<'a> Lead<'a> {
     fn begin(&mut self, now: Instant, node: &'a Node, means: &'a Means) {
         while self.next().is_some_and(|due| due <= now) {
             let due = self.schedule.take_due(now, self.hanging < HANGING_MAX);
-            let Some(Due { id, instance, check, hangs }) = due else { continue };
+            let Some(Due { id, instance, check, hangs, name_is_slow }) = due else { continue };
             self.hanging += usize::from(hangs);
             self.under_way.push(Box::pin(async move {
                 let began = Instant::now();
-                let result = means.probe(&instance, &check, hangs).await;
+                let result = means.probe(&instance, &check, name_is_slow).await;
                 let refused = matches!(result, Err(Failure::NotAllowed { .. }));
                 let counts = &node.probes();
                 let count = if refused { &counts.refused } else { &counts.made };
