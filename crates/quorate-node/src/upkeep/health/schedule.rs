@@ -55,7 +55,7 @@ struct Probed {
     hangs: bool,
     /// The last lookup of its name was late.
     name_is_slow: bool,
-    /// That it is not probed was logged.
+    /// That it is not probed was logged, and it has not been since.
     told: bool,
 }
 
@@ -172,7 +172,7 @@ impl Schedule {
     }
 
     /// Notes what came of a probe; what is to be reported, if that is news. `share` is from 0 to 1.
-    /// A failure that says nothing of the target is logged once.
+    /// A failure that says nothing of the target is logged once, until one does.
     pub(super) fn done(
         &mut self,
         now: Instant,
@@ -206,7 +206,10 @@ impl Schedule {
                 }
                 probed.streak.bar();
             }
-            _ => probed.streak.note(result.is_ok(), &probed.check),
+            _ => {
+                probed.told = false;
+                probed.streak.note(result.is_ok(), &probed.check);
+            }
         }
         match (probed.streak.verdict, result) {
             (Verdict::Failing, Err(failure)) => {

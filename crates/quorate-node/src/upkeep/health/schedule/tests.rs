@@ -224,6 +224,26 @@ async fn what_is_not_the_targets_fault_counts_for_nothing() {
     assert_eq!(p.done(1, 1, FAILED), Some(Health::Critical));
 }
 
+#[tokio::test(start_paused = true)]
+async fn that_a_check_is_not_made_is_logged_again_once_one_was() {
+    let mut p = Probing::new();
+    p.register("a", 1, 1);
+    p.due(5_000, true);
+    for (result, told) in [
+        (Err(Failure::Stalled), false),
+        (Err(Failure::NoLookup), true),
+        (not_resolved(true), true),
+        (Ok(()), false),
+        (not_resolved(true), true),
+        (Err(Failure::Stalled), true),
+        (FAILED, false),
+    ] {
+        let said = format!("{result:?}");
+        p.done(1, 1, result);
+        assert_eq!(p.schedule.checks[&1].told, told, "{said}");
+    }
+}
+
 /// A new leader may not have applied yet what the one before it had found.
 #[tokio::test(start_paused = true)]
 async fn what_a_leader_before_found_is_where_the_checks_begin() {
