@@ -151,7 +151,8 @@ async fn only_the_largest_services_are_shown_by_name() {
 async fn probes_and_those_that_are_not_allowed_are_counted() {
     let cluster = Cluster::start_probing(1, "127.0.0.0/8").await;
     let (targets, mut registry) = (Targets::open().await, cluster.registry(1));
-    for name in ["quorate_probes_total", "quorate_probes_refused_total"] {
+    const LEFT_OUT: &str = "quorate_probes_left_out_total";
+    for name in ["quorate_probes_total", "quorate_probes_refused_total", LEFT_OUT] {
         assert_eq!(of(&cluster, 1, name).await, 0.0, "{name}");
     }
     let elsewhere = targets.at("10.0.0.1", "web", "elsewhere", http("/", SECOND_MS));

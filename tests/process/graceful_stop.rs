@@ -160,6 +160,18 @@ async fn the_lead_goes(cluster: &mut Cluster, turn: usize) -> Result<(), String>
     Err(format!("{late:?} late, no {wanted:?} in:\n{log}"))
 }
 
+/// It said that nobody answers, whatever the reason was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_keeps_the_lead_says_why() {
+    let mut cluster = Cluster::start(1).await;
+    let alone = cluster.leader().await;
+    cluster.nodes[alone].terminate();
+    assert_eq!(cluster.nodes[alone].exit_code(STOPS_WITHIN).await, 0);
+    let log = cluster.nodes[alone].log_text();
+    let says = log.lines().find(|line| line.contains("nobody to hand the lead to"));
+    assert!(says.is_some_and(|line| line.contains("there is no other voter")), "{log}");
+}
+
 fn handed_over_in_order(log: &str) -> Result<(), String> {
     let places: Vec<Option<usize>> = ORDER.iter().map(|step| log.rfind(step)).collect();
     let found: Vec<_> = ORDER.iter().zip(&places).collect();

@@ -89,8 +89,13 @@ const CIRCLES: &[(&str, &[&str], &str)] = &[
     ),
     (
         "quorate-node",
-        &["upkeep/health/grpc", "upkeep/health/http", "upkeep/health/probe"],
-        "a probe is one of the kinds, and each kind ends in a probe's verdict",
+        &[
+            "upkeep/health/grpc",
+            "upkeep/health/http",
+            "upkeep/health/lookup",
+            "upkeep/health/probe",
+        ],
+        "a probe looks a name up and is one of the kinds, and each of these ends in a probe's verdict",
     ),
 ];
 

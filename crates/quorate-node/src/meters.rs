@@ -331,6 +331,8 @@ meters! {
         "quorate_probes", "Health checks that this node made";
     probes_refused: Counter = Counter::default(),
         "quorate_probes_refused", "Health checks to addresses that the configuration does not allow";
+    probes_left_out: Counter = Counter::default(),
+        "quorate_probes_left_out", "Health checks that were not made, since too many names of other instances were being looked up";
 
     dns_queries: Family<DnsLabels, Counter> = Family::default(),
         "quorate_dns_queries", "Queries by DNS that were answered, by type and code";

@@ -5,6 +5,7 @@
 //! lead over; new calls are refused, watch streams end with a status, calls that are under way
 //! finish; the loops end; Raft stops; the peer listener closes; the log is flushed and closed.
 
+mod grace;
 mod listeners;
 mod loops;
 mod opening;
@@ -44,6 +45,7 @@ use crate::raft::network::Network;
 use crate::raft::recall::Recall;
 use crate::raft::state_machine::StateMachine;
 use crate::reload::Reload;
+use crate::server::grace::Grace;
 use crate::server::listeners::{
     client_connections, serve_clients, serve_dns, serve_peers, serve_tools,
 };
@@ -54,9 +56,6 @@ use crate::server::opening::{
 };
 use crate::types::{LogStore, TypeConfig};
 use crate::upkeep::health::Prober;
-
-/// When Raft has stopped, what is left of the node's tasks may take this long before it is cut off.
-const LAST_TASKS: Duration = Duration::from_secs(1);
 
 /// Makes nodes.
 #[derive(Debug)]
@@ -383,11 +382,12 @@ async fn stop_all(
 ) -> Result<(), RunError> {
     node.leadership().set_stopping();
     tracing::info!("stopping: not serving any more");
-    hand_over(node).await;
+    let total = Duration::from_millis(node.tunables().shutdown_grace_ms);
+    let grace = Grace::of(total, node.silence_max());
+    hand_over(node, &grace).await;
     tracing::info!("refusing new calls; watch streams end, calls under way finish");
     node.stop().cancel();
-    let patience = Duration::from_millis(node.tunables().shutdown_grace_ms) / 2;
-    match tokio::time::timeout(patience, stops.clients_done.cancelled()).await {
+    match tokio::time::timeout(grace.calls, stops.clients_done.cancelled()).await {
         Ok(()) => tracing::info!("calls are done"),
         Err(_elapsed) => tracing::warn!("calls did not end in time; going on without them"),
     }
@@ -396,7 +396,7 @@ async fn stop_all(
     tracing::info!("Raft has stopped");
     stops.peers.cancel();
     let rest = async { while tasks.join_next().await.is_some() {} };
-    if tokio::time::timeout(LAST_TASKS, rest).await.is_err() {
+    if tokio::time::timeout(grace.last_tasks, rest).await.is_err() {
         tasks.shutdown().await;
     }
     let closed = tokio::task::spawn_blocking(move || log.close()).await;
@@ -408,17 +408,15 @@ async fn stop_all(
 }
 
 /// A leader hands the lead to a voter that answers, if there is one.
-async fn hand_over(node: &Node) {
+async fn hand_over(node: &Node, grace: &Grace) {
     if !node.leads() {
         return;
     }
-    let grace = Duration::from_millis(node.tunables().shutdown_grace_ms);
-    let Ok(next) = node.successor_at_stop(grace / 8).await else {
-        tracing::info!("no other voter answers: nobody to hand the lead to");
-        return;
+    let next = match node.successor_at_stop(grace.successor).await {
+        Ok(next) => next,
+        Err(error) => return tracing::info!(%error, "nobody to hand the lead to"),
     };
-    // Whom it asked may be stopping, too, and never win.
-    let deadline = Instant::now() + (2 * node.silence_max()).min(grace / 4);
+    let deadline = Instant::now() + grace.transfer;
     match node.transfer(next, deadline).await {
         Ok(()) => tracing::info!(to = next.get(), "handed the lead over"),
         Err(error) => tracing::info!(%error, "not handed the lead over; those that run elect"),

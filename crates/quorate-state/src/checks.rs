@@ -38,7 +38,7 @@ pub struct HealthCheck {
     pub endpoint: Box<str>,
     /// From the beginning of one probe to that of the next, ms.
     pub interval_ms: u32,
-    /// A probe that takes longer has failed, ms.
+    /// A target that takes longer to answer has failed, ms.
     pub timeout_ms: u32,
     /// The number of failed probes in a row that make it critical.
     pub failures_before_critical: u32,

@@ -57,8 +57,8 @@ impl HealthCheck {
         self
     }
 
-    /// How long one may take, 100 ms to the interval; 2 s (or the interval, if that is shorter)
-    /// unless set.
+    /// How long the target may take to answer, 100 ms to the interval; 2 s (or the interval, if
+    /// that is shorter) unless set.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.0.timeout_ms = ms(timeout);

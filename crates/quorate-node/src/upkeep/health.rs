@@ -8,6 +8,7 @@
 
 mod grpc;
 mod http;
+mod lookup;
 mod probe;
 mod schedule;
 mod verdict;
@@ -37,7 +38,7 @@ use schedule::{CheckId, Due, Schedule};
 /// 1,000 checks a second that take a quarter of one.
 const UNDER_WAY_MAX: usize = 256;
 
-/// Of these, at most this many of targets that did not answer in time before.
+/// Of these, at most this many that did not answer in time before, or were not looked up in time.
 const HANGING_MAX: usize = UNDER_WAY_MAX / 2;
 
 /// The registry is looked at this often.
@@ -68,7 +69,7 @@ pub(crate) struct Prober {
 struct Lead<'a> {
     schedule: Schedule,
     under_way: FuturesUnordered<BoxFuture<'a, Probed>>,
-    /// How many of the probes under way are of targets that hang.
+    /// How many of the probes under way may hang, as the last ones of these checks did.
     hanging: usize,
     /// Of which something is not in the log yet.
     news: BTreeSet<InstanceKey>,
@@ -187,17 +188,9 @@ impl<'a> Lead<'a> {
     fn begin(&mut self, now: Instant, node: &'a Node, means: &'a Means) {
         while self.next().is_some_and(|due| due <= now) {
             let due = self.schedule.take_due(now, self.hanging < HANGING_MAX);
-            let Some(Due { id, instance, check, hangs }) = due else { continue };
-            self.hanging += usize::from(hangs);
-            self.under_way.push(Box::pin(async move {
-                let began = Instant::now();
-                let result = means.probe(&instance, &check, hangs).await;
-                let refused = matches!(result, Err(Failure::NotAllowed { .. }));
-                let counts = &node.probes();
-                let count = if refused { &counts.refused } else { &counts.made };
-                count.fetch_add(1, Ordering::Relaxed);
-                Probed { id, hangs, began, result }
-            }));
+            let Some(due) = due else { continue };
+            self.hanging += usize::from(due.hangs);
+            self.under_way.push(Box::pin(probe(node, means, due)));
         }
     }
 
@@ -233,6 +226,20 @@ impl<'a> Lead<'a> {
     }
 }
 
+/// Makes a probe, and counts it, or that it was not made.
+async fn probe(node: &Node, means: &Means, due: Due) -> Probed {
+    let Due { id, instance, check, hangs, name_is_slow } = due;
+    let began = Instant::now();
+    let result = means.probe(&instance, &check, name_is_slow).await;
+    let count = match result {
+        Err(Failure::NotAllowed { .. }) => &node.probes().refused,
+        Err(Failure::NoLookup) => node.meters().probes_left_out.inner(),
+        _ => &node.probes().made,
+    };
+    count.fetch_add(1, Ordering::Relaxed);
+    Probed { id, hangs, began, result }
+}
+
 /// Puts changes into the log; over when the next ones may follow.
 async fn report(node: &Node, reports: Vec<HealthReport>) {
     match timeout(REPORT_TIMEOUT, node.propose_here(Op::SetHealth(reports), None)).await {
@@ -241,4 +248,36 @@ async fn report(node: &Node, reports: Vec<HealthReport>) {
         Err(_) => tracing::warn!("health is not recorded in time; it will be tried again"),
     }
     sleep(REPORTS_APART).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_state::CheckKind;
+
+    use super::*;
+    use crate::net::Net;
+    use crate::server::Bound;
+    use probe::tests::checked;
+
+    #[tokio::test]
+    async fn a_check_that_is_not_made_is_not_counted_as_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let bound = Bound::waiting(dir.path()).await;
+        let means = Means::new(Net::Tcp, "127.0.0.0/8".parse().unwrap());
+        let _others = means.lookups.crowd(false);
+        let counts = async |uri: &str| {
+            let (instance, mut check) = checked(uri, CheckKind::Tcp);
+            check.timeout_ms = 100;
+            let instance = Arc::new(instance);
+            let due = Due { id: 1, instance, check, hangs: false, name_is_slow: false };
+            drop(probe(bound.node(), &means, due).await);
+            let probes = bound.node().probes();
+            let [made, refused] =
+                [&probes.made, &probes.refused].map(|count| count.load(Ordering::Relaxed));
+            [made, refused, bound.node().meters().probes_left_out.get()]
+        };
+        assert_eq!(counts("tcp://127.0.0.1:1").await, [1, 0, 0], "nobody listens");
+        assert_eq!(counts("tcp://10.0.0.1:1").await, [1, 1, 0], "not allowed");
+        assert_eq!(counts("tcp://db:1").await, [1, 1, 1], "no place for its lookup");
+    }
 }

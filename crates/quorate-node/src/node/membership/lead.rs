@@ -18,7 +18,8 @@ use crate::node::status::NodeStatus;
 /// up for long.
 const SUCCESSOR_ANSWERS_WITHIN: Duration = Duration::from_millis(300);
 
-/// A leader that stops asks so often who answers: the others may stand still for a moment.
+/// A leader that stops asks so often who can lead: the others may stand still for a moment, or be
+/// behind.
 const ASKED_BEFORE_STOP: u32 = 3;
 
 /// Of handing the lead over; answered with the node that is to lead, or leads.
@@ -96,17 +97,8 @@ impl Node {
 
     /// As [`Self::successor`], for a leader that stops, which has so long: nobody asks it again.
     pub(crate) async fn successor_at_stop(&self, within: Duration) -> Result<NodeId, NodeError> {
-        let within = SUCCESSOR_ANSWERS_WITHIN.min(within / ASKED_BEFORE_STOP);
-        let mut asked = 0;
-        loop {
-            let next_at = Instant::now() + within;
-            asked += 1;
-            match self.successor_within(within).await {
-                Err(error) if error.may_pass() && asked < ASKED_BEFORE_STOP && self.leads() => {}
-                done => return done,
-            }
-            sleep_until(next_at).await;
-        }
+        let each = SUCCESSOR_ANSWERS_WITHIN.min(within / ASKED_BEFORE_STOP);
+        asked_again(each, || self.successor_within(each), || self.leads()).await
     }
 
     /// Whether a node can lead now.
@@ -183,6 +175,32 @@ impl Node {
     pub(crate) fn taken_within(&self) -> Duration {
         2 * self.silence_max()
     }
+}
+
+/// What is answered in the end: it is asked again, after so long each time, where that may help and
+/// this node still leads.
+async fn asked_again<F: Future<Output = Result<NodeId, NodeError>>>(
+    each: Duration,
+    mut ask: impl FnMut() -> F,
+    leads: impl Fn() -> bool,
+) -> Result<NodeId, NodeError> {
+    for _ in 1..ASKED_BEFORE_STOP {
+        let next_at = Instant::now() + each;
+        match ask().await {
+            Err(error) if passes_soon(&error) && leads() => sleep_until(next_at).await,
+            done => return done,
+        }
+    }
+    ask().await
+}
+
+/// Whether another voter may be found a moment later: also one that is only behind.
+fn passes_soon(error: &NodeError) -> bool {
+    let why = match error {
+        NodeError::Membership(MembershipError::Unfit { why, .. }) => Some(why),
+        _ => None,
+    };
+    error.may_pass() || matches!(why, Some(Unfit::Behind { .. }))
 }
 
 /// Of voters, how far each has this leader's log and what it says of itself: the furthest of those
@@ -277,6 +295,30 @@ mod tests {
         ] {
             let found = furthest_fit(last, voters, |id| id == node(4));
             assert_eq!(found, expected, "{what}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_stops_asks_again_where_a_moment_may_help() {
+        const EACH: Duration = Duration::from_millis(100);
+        let unfit = |why| Err(refused(MembershipError::Unfit { id: node(2), why }));
+        let behind = || unfit(Unfit::Behind { at: 1, of: 1_000 });
+        let nobody = || Err(refused(MembershipError::NobodyAnswers));
+        let alone = || Err(refused(MembershipError::NoOther));
+        for (answers, leads, asked, expected) in [
+            (vec![Ok(node(2))], true, 1, Ok(node(2))),
+            (vec![behind(), Ok(node(2))], true, 2, Ok(node(2))),
+            (vec![nobody(), behind(), Ok(node(2))], true, 3, Ok(node(2))),
+            (vec![nobody(), nobody(), behind(), Ok(node(2))], true, 3, behind()),
+            (vec![behind(), Ok(node(2))], false, 1, behind()),
+            (vec![unfit(Unfit::Full), Ok(node(2))], true, 1, unfit(Unfit::Full)),
+            (vec![alone(), Ok(node(2))], true, 1, alone()),
+        ] {
+            let (begun, mut left) = (Instant::now(), answers.into_iter());
+            let ask = || std::future::ready(left.next().expect("not asked that often"));
+            let found = asked_again(EACH, ask, || leads).await;
+            assert_eq!(found, expected);
+            assert_eq!(begun.elapsed(), EACH * (asked - 1), "{expected:?}");
         }
     }
 

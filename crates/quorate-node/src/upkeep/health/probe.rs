@@ -2,36 +2,29 @@
 //! between probes.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_state::{CheckKind, HealthCheck, HealthReason, Instance, host_and_port, limits};
 use rustix::io::Errno;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 
+use super::lookup::Lookups;
 use super::{grpc, http};
 use crate::config::Networks;
 use crate::net::Net;
-use crate::runtime::blocking;
-
-/// Names that are resolved at the same time: each holds one of the threads that the log store needs
-/// too, for as long as the system's resolver likes. Of probes that hung the last time, as many
-/// besides: where the resolver does not answer for some names, others are resolved.
-const LOOKUPS_MAX: usize = 16;
 
 /// How much of a reason says what was asked, bytes.
 const TARGET_MAX: usize = limits::HEALTH_REASON_BYTES / 2;
 
 /// What all probes need.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Means {
     pub(super) net: Net,
     pub(super) allowed: Arc<Networks>,
-    /// Of probes that do not hang, and of those that do.
-    lookups: [Arc<Semaphore>; 2],
+    pub(super) lookups: Arc<Lookups>,
 }
 
 /// Why a probe did not pass.
@@ -55,9 +48,9 @@ pub(super) enum Failure {
     #[error("{address} is in none of the allowed networks")]
     NotAllowed { address: IpAddr },
     /// Says nothing of the target: while names cannot be resolved, instances must not all be taken
-    /// out.
-    #[error("its name is not resolved: {0}")]
-    Lookup(io::Error),
+    /// out. `late`: it took long.
+    #[error("its name is not resolved: {error}")]
+    Lookup { error: Arc<io::Error>, late: bool },
     /// Says nothing of the target, nor of its name.
     #[error("its name is not resolved: too many others are being resolved")]
     NoLookup,
@@ -80,20 +73,11 @@ impl Failure {
         HealthReason::new(&format!("{}: {self}", target(instance, check)))
     }
 
-    /// Whether the target may hang, also on the way to its address.
-    pub(super) fn is_late(&self) -> bool {
-        match self {
-            Self::Timeout(_) => true,
-            Self::Lookup(error) => error.kind() == io::ErrorKind::TimedOut,
-            _ => false,
-        }
-    }
-
     /// Whether it is the target that failed.
     pub(super) fn is_the_targets(&self) -> bool {
         !matches!(
             self,
-            Self::Lookup(_)
+            Self::Lookup { .. }
                 | Self::NoLookup
                 | Self::OwnTrouble(_)
                 | Self::Stalled
@@ -104,8 +88,7 @@ impl Failure {
 
 impl Means {
     pub(super) fn new(net: Net, allowed: Networks) -> Self {
-        let lookups = [(); 2].map(|()| Arc::new(Semaphore::new(LOOKUPS_MAX)));
-        Self { net, allowed: Arc::new(allowed), lookups }
+        Self { net, allowed: Arc::new(allowed), lookups: Arc::new(Lookups::of_system()) }
     }
 
     /// Whether nothing may be probed.
@@ -113,19 +96,23 @@ impl Means {
         self.allowed.is_empty()
     }
 
-    /// Probes an instance once, as a check says, within the check's timeout. `hangs`: it did the
-    /// last time.
+    /// Probes an instance once, as a check says. The check's timeout is how long the target has to
+    /// answer; the lookup of its name takes none of that. `name_is_slow`: the last lookup was late.
     pub(super) async fn probe(
         &self,
         instance: &Instance,
         check: &HealthCheck,
-        hangs: bool,
+        name_is_slow: bool,
     ) -> Result<(), Failure> {
         let (host, port) = address(instance, check).ok_or(Failure::NoAddress)?;
         let limit = Duration::from_millis(check.timeout_ms.into());
-        let deadline = Instant::now() + limit;
-        let addresses = self.allowed_addresses(host, port, hangs, deadline).await?;
-        match timeout_at(deadline, self.ask(&addresses, host, check)).await {
+        let mut addresses = match host.parse::<IpAddr>() {
+            Ok(address) => vec![SocketAddr::new(address, port)],
+            Err(_) => self.lookups.look_up(host, name_is_slow, limit).await?,
+        };
+        addresses.iter_mut().for_each(|address| address.set_port(port));
+        let addresses = self.only_allowed(addresses)?;
+        match timeout(limit, self.ask(&addresses, host, check)).await {
             Ok(Err(Failure::Io(error))) => Err(Failure::of_io(error)),
             Ok(done) => done,
             Err(_) => Err(Failure::Timeout(limit)),
@@ -148,46 +135,15 @@ impl Means {
         }
     }
 
-    /// The addresses of a host that may be connected to. They are what is connected to, so it does
-    /// not matter what the name means a moment later.
-    async fn allowed_addresses(
-        &self,
-        host: &str,
-        port: u16,
-        hangs: bool,
-        deadline: Instant,
-    ) -> Result<Vec<SocketAddr>, Failure> {
-        let all = match host.parse::<IpAddr>() {
-            Ok(address) => vec![SocketAddr::new(address, port)],
-            Err(_) => self.look_up(host, port, hangs, deadline).await?,
-        };
-        let first = all.first().ok_or(Failure::NoAddress)?.ip();
-        let allowed: Vec<_> =
-            all.into_iter().filter(|address| self.allowed.contain(address.ip())).collect();
-        match allowed.is_empty() {
+    /// Those of a host's addresses that may be connected to. They are what is connected to, so it
+    /// does not matter what the name means a moment later.
+    fn only_allowed(&self, mut addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Failure> {
+        let first = addresses.first().ok_or(Failure::NoAddress)?.ip();
+        addresses.retain(|address| self.allowed.contain(address.ip()));
+        match addresses.is_empty() {
             true => Err(Failure::NotAllowed { address: first }),
-            false => Ok(allowed),
+            false => Ok(addresses),
         }
-    }
-
-    async fn look_up(
-        &self,
-        host: &str,
-        port: u16,
-        hangs: bool,
-        deadline: Instant,
-    ) -> Result<Vec<SocketAddr>, Failure> {
-        let permit = self.lookups[usize::from(hangs)].clone().acquire_owned();
-        let permit = timeout_at(deadline, permit).await.map_err(|_elapsed| Failure::NoLookup)?;
-        let named = (host.to_owned(), port);
-        let found = blocking(move || {
-            // Held until the resolver is done, also when no probe waits for it any more.
-            let _permit = permit;
-            named.to_socket_addrs().map(Iterator::collect)
-        });
-        let late = |_elapsed| Failure::Lookup(io::ErrorKind::TimedOut.into());
-        let found = timeout_at(deadline, found).await.map_err(late)?;
-        found.map_err(|error| Failure::Lookup(error.into()))?.map_err(Failure::Lookup)
     }
 
     /// The first address that takes a connection; each has an equal share of the time.
@@ -267,11 +223,12 @@ fn is_own_trouble(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use quorate_state::{
         Incarnation, InstanceId, InstanceKey, InstanceSpec, LeaseId, Namespace, Revision,
         ServiceKey, ServiceName, SpecParts,
     };
+    use tokio::time::{Instant, advance};
 
     use super::*;
 
@@ -305,7 +262,10 @@ mod tests {
         }
     }
 
-    fn checked(uri: &str, kind: CheckKind) -> (Instance, HealthCheck) {
+    pub(in crate::upkeep::health) fn checked(
+        uri: &str,
+        kind: CheckKind,
+    ) -> (Instance, HealthCheck) {
         let endpoints = [("e".to_owned(), uri.to_owned())].into();
         let spec = InstanceSpec::new("", SpecParts { endpoints, ..SpecParts::default() }).unwrap();
         let (namespace, name) = (Namespace::default(), ServiceName::new("service", "web").unwrap());
@@ -331,20 +291,62 @@ mod tests {
         (instance, check)
     }
 
+    /// A target that takes connections, and says nothing.
+    fn silent() -> (std::net::TcpListener, Instance, HealthCheck) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let uri = format!("http://db:{}", listener.local_addr().unwrap().port());
+        let (instance, check) = checked(&uri, CheckKind::Tcp);
+        (listener, instance, HealthCheck { timeout_ms: 200, ..check })
+    }
+
+    fn means(lookups: Lookups) -> Means {
+        let lookups = Arc::new(lookups);
+        Means { lookups, ..Means::new(Net::Tcp, "127.0.0.0/8,::1".parse().unwrap()) }
+    }
+
+    fn loopback() -> io::Result<Vec<SocketAddr>> {
+        Ok(vec![SocketAddr::from(([127, 0, 0, 1], 0))])
+    }
+
     /// As where the resolver answers for some names and not for others.
     #[tokio::test]
-    async fn lookups_that_hang_hold_up_those_alone_that_did_before() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let uri = format!("tcp://localhost:{}", listener.local_addr().unwrap().port());
-        let (instance, check) = checked(&uri, CheckKind::Tcp);
-        let check = HealthCheck { timeout_ms: 200, ..check };
-        let means = Means::new(Net::Tcp, "127.0.0.0/8,::1".parse().unwrap());
-        let hang = LOOKUPS_MAX.try_into().unwrap();
-        let _hanging = means.lookups[1].acquire_many(hang).await.unwrap();
+    async fn slow_lookups_hold_up_those_alone_that_were_slow_before() {
+        let (_listener, instance, check) = silent();
+        let means = means(Lookups::new(|_| loopback()));
+        let _slow = means.lookups.crowd(true);
         let late = means.probe(&instance, &check, true).await.unwrap_err();
-        assert!(matches!(late, Failure::NoLookup) && !late.is_late(), "{late:?}");
+        assert!(matches!(late, Failure::NoLookup), "{late:?}");
         let check = HealthCheck { timeout_ms: 60_000, ..check };
         means.probe(&instance, &check, false).await.expect("it is looked up");
+    }
+
+    /// Else a target that answers would be critical for a slow resolver, or for others' lookups.
+    #[tokio::test(start_paused = true)]
+    async fn the_lookup_takes_nothing_of_the_targets_time() {
+        const LIMIT: Duration = Duration::from_millis(200);
+        const NEARLY: Duration = Duration::from_millis(190);
+        let (_listener, instance, check) = silent();
+        let check = HealthCheck { kind: CheckKind::Http { path: "/".into() }, ..check };
+        let (begins, mut begun) = tokio::sync::mpsc::unbounded_channel();
+        let (answer, answers) = std::sync::mpsc::channel::<()>();
+        let answers = std::sync::Mutex::new(answers);
+        let means = means(Lookups::new(move |_| {
+            begins.send(()).unwrap();
+            answers.lock().unwrap().recv().expect("the test goes on");
+            loopback()
+        }));
+        let others = means.lookups.crowd(false);
+        let (began, looked_up) = (Instant::now(), async {
+            advance(NEARLY).await;
+            drop(others);
+            begun.recv().await.expect("it has a place");
+            advance(NEARLY).await;
+            answer.send(()).unwrap();
+        });
+        let (failed, ()) = tokio::join!(biased; means.probe(&instance, &check, false), looked_up);
+        assert!(matches!(failed, Err(Failure::Timeout(LIMIT))), "{failed:?}");
+        let took = began.elapsed();
+        assert!(took >= NEARLY * 2 + LIMIT, "the target had {:?}", took - NEARLY * 2);
     }
 
     // S4.5

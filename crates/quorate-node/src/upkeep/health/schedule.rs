@@ -2,8 +2,8 @@
 //!
 //! A check has one probe at a time. The next one is due a whole interval (10 % more or less, so
 //! that checks that began together drift apart) after the last one began. Checks whose last probe
-//! was not answered in time wait in a queue of their own: they may only take a part of the room, so
-//! that targets that hang do not hold up targets that answer.
+//! was not answered in time, or whose name was not looked up in time, wait in a queue of their own:
+//! they may only take a part of the room, so that they do not hold up targets that answer.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -51,8 +51,11 @@ struct Probed {
     /// When its next probe is due; `None`: one is under way.
     due: Option<Instant>,
     began: Instant,
+    /// It waits with those that may hang.
     hangs: bool,
-    /// That it is not probed was logged.
+    /// The last lookup of its name was late.
+    name_is_slow: bool,
+    /// That it is not probed was logged, and it has not been since.
     told: bool,
 }
 
@@ -62,8 +65,10 @@ pub(super) struct Due {
     pub(super) id: CheckId,
     pub(super) instance: Arc<Instance>,
     pub(super) check: HealthCheck,
-    /// Its last probe was not answered in time.
+    /// It may hang, as its last probe did.
     pub(super) hangs: bool,
+    /// The last lookup of its name was late.
+    pub(super) name_is_slow: bool,
 }
 
 impl Schedule {
@@ -126,6 +131,7 @@ impl Schedule {
                 due: Some(due),
                 began: now,
                 hangs: false,
+                name_is_slow: false,
                 told: false,
             };
             self.checks.insert(self.last_id, probed);
@@ -159,13 +165,14 @@ impl Schedule {
         let (_, id) = queue.pop_first()?;
         let probed = self.checks.get_mut(&id)?;
         (probed.due, probed.began) = (None, now);
-        let (check, hangs) = (probed.check.clone(), probed.hangs);
         let instance = self.instances.get(&probed.key)?.instance.clone();
-        Some(Due { id, instance, check, hangs })
+        let (check, hangs, name_is_slow) =
+            (probed.check.clone(), probed.hangs, probed.name_is_slow);
+        Some(Due { id, instance, check, hangs, name_is_slow })
     }
 
     /// Notes what came of a probe; what is to be reported, if that is news. `share` is from 0 to 1.
-    /// A failure that says nothing of the target is logged once.
+    /// A failure that says nothing of the target is logged once, until one does.
     pub(super) fn done(
         &mut self,
         now: Instant,
@@ -178,10 +185,14 @@ impl Schedule {
         let interval = Duration::from_millis(probed.check.interval_ms.into());
         let due = (probed.began + interval.mul_f64(0.9 + 0.2 * share)).max(now);
         probed.due = Some(due);
-        // What was not looked up is as it was.
-        if !matches!(result, Err(Failure::NoLookup)) {
-            probed.hangs = result.as_ref().is_err_and(Failure::is_late);
-        }
+        (probed.hangs, probed.name_is_slow) = match result {
+            Err(Failure::Stalled) => (probed.hangs, probed.name_is_slow),
+            // It took its time, and says nothing of the name.
+            Err(Failure::NoLookup) => (true, probed.name_is_slow),
+            Err(Failure::Lookup { late, .. }) => (*late, *late),
+            Err(Failure::Timeout(_)) => (true, false),
+            _ => (false, false),
+        };
         let queue = if probed.hangs { &mut self.hanging } else { &mut self.prompt };
         queue.insert((due, id));
         match result {
@@ -195,7 +206,10 @@ impl Schedule {
                 }
                 probed.streak.bar();
             }
-            _ => probed.streak.note(result.is_ok(), &probed.check),
+            _ => {
+                probed.told = false;
+                probed.streak.note(result.is_ok(), &probed.check);
+            }
         }
         match (probed.streak.verdict, result) {
             (Verdict::Failing, Err(failure)) => {

@@ -107,6 +107,11 @@ fn hung() -> Result<(), Failure> {
     Err(Failure::Timeout(Duration::from_secs(2)))
 }
 
+fn not_resolved(late: bool) -> Result<(), Failure> {
+    let error = Arc::new(std::io::ErrorKind::Other.into());
+    Err(Failure::Lookup { error, late })
+}
+
 // S4.6
 #[tokio::test(start_paused = true)]
 async fn a_check_is_due_an_interval_after_it_began() {
@@ -127,19 +132,49 @@ async fn a_check_is_due_an_interval_after_it_began() {
 #[tokio::test(start_paused = true)]
 async fn whose_name_is_not_resolved_in_time_hangs_too() {
     let mut p = Probing::new();
-    p.register("a", 1, 1);
-    p.register("b", 1, 1);
-    assert_eq!(p.due(5_000, true), [1, 2]);
-    p.done(7_000, 1, Err(Failure::Lookup(std::io::ErrorKind::TimedOut.into())));
-    p.done(7_000, 2, Err(Failure::Lookup(std::io::ErrorKind::NotFound.into())));
-    assert_eq!(p.due(30_000, false), [2]);
-    assert_eq!(p.due(30_000, true), [1]);
-    // Whose turn did not come is where it was.
-    for id in [1, 2] {
-        p.done(30_000, id, Err(Failure::NoLookup));
+    for id in ["a", "b", "c"] {
+        p.register(id, 1, 1);
     }
-    assert_eq!(p.due(60_000, false), [2]);
-    assert_eq!(p.due(60_000, true), [1]);
+    assert_eq!(p.due(5_000, true), [1, 2, 3]);
+    p.done(7_000, 1, not_resolved(true));
+    p.done(7_000, 2, not_resolved(false));
+    p.done(7_000, 3, Err(Failure::NoLookup));
+    assert_eq!(p.due(30_000, false), [2], "so do those whose turn did not come");
+    assert_eq!(p.due(30_000, true), [1, 3]);
+}
+
+/// A good name is not looked up among slow ones because its target hangs, nor because of others.
+// S4.7
+#[tokio::test(start_paused = true)]
+async fn a_name_is_slow_for_what_its_lookups_say_alone() {
+    let mut p = Probing::new();
+    p.register("a", 1, 1);
+    let mut ms = 0;
+    for (result, expected) in [
+        (hung(), (true, false)),
+        (Err(Failure::NoLookup), (true, false)),
+        (not_resolved(true), (true, true)),
+        (Err(Failure::NoLookup), (true, true)),
+        (Err(Failure::Stalled), (true, true)),
+        (hung(), (true, false)),
+        (Err(Failure::Stalled), (true, false)),
+        (not_resolved(true), (true, true)),
+        (not_resolved(false), (false, false)),
+        (Err(Failure::Stalled), (false, false)),
+        (not_resolved(true), (true, true)),
+        (FAILED, (false, false)),
+        (not_resolved(true), (true, true)),
+        (Ok(()), (false, false)),
+    ] {
+        let said = format!("{result:?}");
+        ms += 20_000;
+        assert!(p.schedule.take_due(p.at(ms), true).is_some());
+        p.done(ms, 1, result);
+        ms += 20_000;
+        let due = p.schedule.take_due(p.at(ms), true).unwrap();
+        assert_eq!((due.hangs, due.name_is_slow), expected, "{said}");
+        p.done(ms, 1, Err(Failure::Stalled));
+    }
 }
 
 // S4.7
@@ -182,10 +217,31 @@ async fn what_is_not_the_targets_fault_counts_for_nothing() {
         let not_allowed = Failure::NotAllowed { address: [10, 0, 0, 1].into() };
         assert_eq!(p.done(1, 1, Err(not_allowed)), None);
         assert_eq!(p.done(1, 1, Err(Failure::Stalled)), None);
-        assert_eq!(p.done(1, 1, Err(Failure::Lookup(std::io::ErrorKind::TimedOut.into()))), None);
+        assert_eq!(p.done(1, 1, not_resolved(true)), None);
+        assert_eq!(p.done(1, 1, Err(Failure::NoLookup)), None);
         assert_eq!(p.done(1, 1, Err(Failure::OwnTrouble(std::io::ErrorKind::Other.into()))), None);
     }
     assert_eq!(p.done(1, 1, FAILED), Some(Health::Critical));
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_check_is_not_made_is_logged_again_once_one_was() {
+    let mut p = Probing::new();
+    p.register("a", 1, 1);
+    p.due(5_000, true);
+    for (result, told) in [
+        (Err(Failure::Stalled), false),
+        (Err(Failure::NoLookup), true),
+        (not_resolved(true), true),
+        (Ok(()), false),
+        (not_resolved(true), true),
+        (Err(Failure::Stalled), true),
+        (FAILED, false),
+    ] {
+        let said = format!("{result:?}");
+        p.done(1, 1, result);
+        assert_eq!(p.schedule.checks[&1].told, told, "{said}");
+    }
 }
 
 /// A new leader may not have applied yet what the one before it had found.
