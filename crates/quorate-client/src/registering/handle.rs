@@ -83,7 +83,8 @@ pub enum Gone {
     Deregistered,
     /// A newer run of the process holds the instance, or another client deregistered it. In the
     /// background, an older one whose clock was too far ahead to take over from is waited for
-    /// before, once, for the TTL of this registration: it may be over, and its lease not yet.
+    /// before: it may be over, and its lease not yet. Every second or two, this registration asks
+    /// again, for twice its TTL, and for 130 s at least.
     Superseded {
         /// The incarnation that holds it, where the registry named it.
         current: Option<u64>,
@@ -254,8 +255,9 @@ impl RegistrationHandle {
     ///
     /// # Errors
     /// [`Error::Rejected`]: the change is given up, and undone if an attempt before the refused one
-    /// has made it. [`Error::Unreachable`]: the change stays wanted, and is made when the registry
-    /// can be reached again, unless that finds it wrong. The registration is renewed in both cases.
+    /// has made it; while an older run is waited for ([`Gone::Superseded`]), it stays wanted.
+    /// [`Error::Unreachable`]: the change stays wanted, and is made when the registry can be
+    /// reached again, unless that finds it wrong. The registration is renewed in both cases.
     /// [`Error::Superseded`], [`Error::AlreadyDeregistered`], also when that is called meanwhile.
     pub async fn update(&self, update: Update) -> Result<(), Error> {
         self.change(None, update).await

@@ -28,6 +28,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
+use self::incarnation::OlderRun;
 use super::claims::{Claim, new_incarnation};
 use super::handle::{Command, Gone, Lease, RegistrationState};
 use super::renewals::{Outcome, Renewals, next_renewal};
@@ -84,8 +85,7 @@ pub(super) struct Keeper {
     began: (u64, Moment),
     /// How many more times a higher incarnation may be taken; 0 after the first success.
     higher_incarnations: u32,
-    /// Set when one was left, until the next success: a lease may be waited for, once.
-    may_wait_for_lease: bool,
+    older_run: OlderRun,
     /// Set while the registration is there, as far as is known.
     lease: Option<Held>,
     /// What the registry took last; empty: it was never there.
@@ -136,7 +136,7 @@ impl Keeper {
             incarnation: Arc::new(AtomicU64::new(incarnation)),
             began: (incarnation, Moment::now()),
             higher_incarnations: FIRST_INCARNATIONS_MAX,
-            may_wait_for_lease: false,
+            older_run: OlderRun::Unknown,
             lease: None,
             accepted: Vec::new(),
             renew_at: Instant::now(),
@@ -330,7 +330,7 @@ impl Keeper {
                 self.rounds.wait(&self.core.endpoints)
             }
             Decision::Superseded if self.take_higher_incarnation(status) => Duration::ZERO,
-            Decision::Superseded => match self.wait_for_lease(status) {
+            Decision::Superseded => match self.wait_for_older_run(status) {
                 Some(wait) => wait,
                 None => return self.superseded(current_incarnation(status)),
             },
@@ -416,7 +416,7 @@ impl Keeper {
         self.renewing = None;
         self.renew_at = Instant::now() + next_renewal(interval);
         self.register_at = None;
-        (self.higher_incarnations, self.may_wait_for_lease) = (0, false);
+        (self.higher_incarnations, self.older_run) = (0, OlderRun::Unknown);
         self.registered(lease);
         Ok(())
     }

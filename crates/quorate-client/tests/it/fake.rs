@@ -115,6 +115,8 @@ pub(crate) struct State {
     pub(crate) denied: Vec<&'static str>,
     /// A registration with a higher one is wrong.
     pub(crate) incarnation_max: Option<u64>,
+    /// How many such there were.
+    pub(crate) refused_incarnations: usize,
     /// Calls without it are not taken.
     pub(crate) wanted_token: Option<&'static str>,
 }

@@ -3,11 +3,12 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use quorate_client::{
-    Client, Error, InstanceBuilder, InstanceStatus, Registration, RegistrationState,
+    Client, Code, Error, InstanceBuilder, InstanceStatus, Registration, RegistrationHandle,
+    RegistrationState,
 };
 use quorate_proto::v1::Instance;
 
-use crate::fake::{Fake, Mode, until, within};
+use crate::fake::{Fake, Mode, until, until_long, within};
 
 const PATIENT: Duration = Duration::from_secs(20);
 
@@ -102,31 +103,81 @@ async fn a_number_that_no_node_takes_is_not_asked_for_again() {
     assert!(matches!(told, Error::Superseded { current: Some(it) } if it == far), "{told:?}");
     let before = fakes[0].calls("register");
     let handle = second.register_in_background(short_lived()).unwrap();
+    // Its own, the one above, its own, and that again: the other run renews its lease.
+    until_long("it asks again", || fakes[0].calls("register") >= before + 5).await;
+    let refused = fakes[0].state().refused_incarnations;
+    assert_eq!(refused, 2, "one of each");
+    let asked = fakes[0].state().registered_at[before + 2..].to_vec();
+    let pauses = asked.windows(2).map(|two| two[1] - two[0]);
+    assert!(pauses.clone().all(|pause| pause > Duration::from_millis(900)), "{pauses:?}");
+    assert!(handle.incarnation() < now() + YEAR);
+    // One whose clock is right ends the wait.
+    let newer = now();
+    let instance = held(&fakes[0]).unwrap();
+    fakes[0].state().put(Instance { incarnation: newer, ..instance });
     let told = within(handle.registered()).await.map(drop).unwrap_err();
-    assert!(matches!(told, Error::Superseded { current: Some(it) } if it == far), "{told:?}");
-    // Its own, the one above, its own, and once more: the other run renews its lease.
-    assert_eq!(fakes[0].calls("register"), before + 4);
+    assert!(matches!(told, Error::Superseded { current: Some(it) } if it == newer), "{told:?}");
     fakes[0].state().expire_all();
     let handle = within(third.register(short_lived())).await.expect("the other one is gone");
     assert!(handle.incarnation() < now() + YEAR);
+}
+
+/// In the background, and it waits for the run that holds the instance.
+async fn waiting(fakes: &[Fake], call_timeout: Duration) -> RegistrationHandle {
+    held_from_afar(&fakes[0]);
+    fakes[0].state().incarnation_max = Some(now() + YEAR);
+    let other = InstanceBuilder::new("orders", "b").endpoint("http", "http://h:2");
+    let client = client_with(fakes, PATIENT, call_timeout);
+    let handle = client.register_in_background(short_lived().and(other)).unwrap();
+    // By its own number, by the one above the other's, and by its own again.
+    until("it is refused", || fakes[0].calls("register") >= 3).await;
+    handle
 }
 
 /// Nothing is left of the other run but its lease.
 #[tokio::test]
 async fn a_lease_of_a_run_from_afar_is_waited_for_in_the_background() {
     let fakes = Fake::cluster(1);
-    held_from_afar(&fakes[0]);
-    fakes[0].state().incarnation_max = Some(now() + YEAR);
-    let other = InstanceBuilder::new("orders", "b").endpoint("http", "http://h:2");
-    // It waits for so long, and a second more.
-    let both = short_lived().and(other).ttl(Duration::from_secs(3));
-    let handle = client(&fakes, PATIENT).register_in_background(both).unwrap();
-    // By its own number, by the one above the other's, and by its own again.
-    until("it is refused", || fakes[0].state().registered_at.len() >= 3).await;
+    let handle = waiting(&fakes, PATIENT).await;
+    // For longer than its own TTL.
+    until_long("it asks again", || fakes[0].calls("register") >= 5).await;
     fakes[0].state().expire_all();
     within(handle.registered()).await.expect("the other one is gone");
     assert!(handle.incarnation() < now() + YEAR);
     assert_eq!(fakes[0].state().instances.len(), 2);
+}
+
+/// As by a program that says its load every few seconds.
+#[tokio::test]
+async fn changes_do_not_end_the_wait_for_a_lease() {
+    let fakes = Fake::cluster(1);
+    let handle = waiting(&fakes, PATIENT).await;
+    for load in 1..=3 {
+        let refused = within(handle.set_load(load)).await;
+        let expected = Code::FailedPrecondition;
+        let is_refused = matches!(refused, Err(Error::Rejected { code, .. }) if code == expected);
+        assert!(is_refused, "{refused:?}");
+        let state = handle.state();
+        assert!(matches!(state, RegistrationState::Retrying { .. }), "{state:?}");
+    }
+    fakes[0].state().expire_all();
+    within(handle.registered()).await.expect("the other one is gone");
+    assert_eq!(held(&fakes[0]).unwrap().load, 3);
+}
+
+#[tokio::test]
+async fn nor_do_changes_that_nobody_answers() {
+    let fakes = Fake::cluster(1);
+    let handle = waiting(&fakes, Duration::from_secs(2)).await;
+    fakes[0].set(Mode::Unavailable);
+    let failed = within(handle.set_load(1)).await;
+    assert!(matches!(failed, Err(Error::Unreachable { .. })), "{failed:?}");
+    let asked = fakes[0].state().registered_at.len();
+    fakes[0].set(Mode::Honest);
+    until("it is refused again", || fakes[0].state().registered_at.len() >= asked + 2).await;
+    fakes[0].state().expire_all();
+    within(handle.registered()).await.expect("the other one is gone");
+    assert_eq!(held(&fakes[0]).unwrap().load, 1);
 }
 
 /// It was made while nobody answered, as by a program that drains, and is right.

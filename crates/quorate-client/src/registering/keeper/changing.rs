@@ -1,5 +1,7 @@
 //! What a caller waits for: a first registration, and changes of what is wanted.
 
+use std::time::Duration;
+
 use quorate_proto::v1::RegisterRequest;
 use tokio::time::Instant;
 use tonic::{Request, Status};
@@ -19,6 +21,8 @@ pub(in crate::registering) struct NotRegistered {
     pub(in crate::registering) error: Error,
     /// Whether an attempt may have done it all the same.
     may_be_done: bool,
+    /// It was refused for its incarnation, and not for what was wanted: ask again after this.
+    again_in: Option<Duration>,
 }
 
 impl Keeper {
@@ -41,33 +45,43 @@ impl Keeper {
             let call = call(&core.endpoints, &plan, &request, send);
             match self.beside_renewals(call).await {
                 Ok(answer) => {
-                    let accepted = self.accept(&answer);
-                    return accepted.map_err(|error| NotRegistered { error, may_be_done: true });
+                    return self.accept(&answer).map_err(|error| NotRegistered {
+                        error,
+                        may_be_done: true,
+                        again_in: None,
+                    });
                 }
-                Err(CallError::Refused { decision: Decision::Superseded, status, .. }) => {
-                    if !self.take_higher_incarnation(&status) {
-                        let error = Error::superseded(&status);
-                        return Err(NotRegistered { error, may_be_done: false });
-                    }
-                }
+                Err(CallError::Refused { decision: Decision::Superseded, status, .. })
+                    if self.take_higher_incarnation(&status) => {}
                 Err(CallError::Refused { status, .. })
                     if is_first && self.leave_higher_incarnation(&status) => {}
-                Err(error) => {
-                    let may_be_done = match &error {
-                        CallError::Unreachable(_) => true,
-                        // What every node finds wrong, none has done.
-                        CallError::Refused { status, retried, .. } => {
-                            *retried && !is_wrong(status.code())
-                        }
-                    };
-                    let error = match is_first {
-                        true => error.into_write_error(plan.operation),
-                        false => error.into_error(plan.operation),
-                    };
-                    return Err(NotRegistered { error, may_be_done });
-                }
+                Err(error) => return Err(self.not_registered(error, is_first)),
             }
         }
+    }
+
+    fn not_registered(&mut self, error: CallError, is_first: bool) -> NotRegistered {
+        let again_in = match &error {
+            CallError::Refused { decision: Decision::Superseded, status, .. } if !is_first => {
+                self.wait_for_older_run(status)
+            }
+            _ => None,
+        };
+        let may_be_done = match &error {
+            CallError::Unreachable(_) => true,
+            // What every node finds wrong, none has done.
+            CallError::Refused { status, retried, .. } => *retried && !is_wrong(status.code()),
+        };
+        let error = match error {
+            CallError::Refused { decision: Decision::Superseded, status, .. }
+                if again_in.is_none() =>
+            {
+                Error::superseded(&status)
+            }
+            error if is_first => error.into_write_error("register"),
+            error => error.into_error("register"),
+        };
+        NotRegistered { error, may_be_done, again_in }
     }
 
     /// Gives up a change that no node takes: it was wanted while nobody could say so.
@@ -104,17 +118,24 @@ impl Keeper {
         // the lease, and also works when the lease is gone.
         // What is refused is undone here, so that it is no question whether it was done.
         let registered = self.register_now(deadline, false).await;
-        let Err(NotRegistered { error, may_be_done }) = registered else { return Ok(()) };
-        match &error {
-            Error::Superseded { .. } => {}
-            Error::Rejected { .. } => {
+        let Err(NotRegistered { error, may_be_done, again_in }) = registered else {
+            return Ok(());
+        };
+        match (&error, again_in) {
+            // The change is right, for all that is known.
+            (error, Some(wait)) => {
+                self.register_at = Some(Instant::now() + wait);
+                self.retrying(error.clone());
+            }
+            (Error::Superseded { .. }, None) => {}
+            (Error::Rejected { .. }, None) => {
                 self.wanted = before;
                 if may_be_done {
                     let undo_at = Instant::now() + self.rounds.wait_whole_round();
                     self.register_at = Some(self.register_at.map_or(undo_at, |at| at.min(undo_at)));
                 }
             }
-            error => {
+            (error, None) => {
                 self.register_at = Some(Instant::now());
                 self.retrying(error.clone());
             }

@@ -164,6 +164,7 @@ impl Registry for Node {
             }
             let named = request.incarnation;
             if let Some(max) = state.incarnation_max.filter(|max| named > *max) {
+                state.refused_incarnations += 1;
                 let said = format!("incarnation = {named}: must be at most {max}");
                 return Err(Status::invalid_argument(said));
             }
