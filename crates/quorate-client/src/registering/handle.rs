@@ -255,7 +255,8 @@ impl RegistrationHandle {
     ///
     /// # Errors
     /// [`Error::Rejected`]: the change is given up, and undone if an attempt before the refused one
-    /// has made it; while an older run is waited for ([`Gone::Superseded`]), it stays wanted.
+    /// has made it. It stays wanted where the registration itself cannot be made as it is: while an
+    /// older run is waited for ([`Gone::Superseded`]), and while no node takes its incarnation.
     /// [`Error::Unreachable`]: the change stays wanted, and is made when the registry can be
     /// reached again, unless that finds it wrong. The registration is renewed in both cases.
     /// [`Error::Superseded`], [`Error::AlreadyDeregistered`], also when that is called meanwhile.

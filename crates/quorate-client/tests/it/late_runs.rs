@@ -201,6 +201,54 @@ async fn a_change_that_waits_outlasts_a_number_that_no_node_takes() {
     assert_eq!(held.status(), InstanceStatus::OutOfService);
 }
 
+/// The next attempt in the background is far off.
+async fn told_to_wait(fake: &Fake) {
+    fake.state().retry_after = Duration::from_secs(10);
+    fake.set(Mode::Overloaded);
+    let asked = fake.calls("register");
+    until("it is told", || fake.calls("register") > asked).await;
+    fake.set(Mode::Honest);
+}
+
+/// It is the change that finds out, before the background does.
+#[tokio::test]
+async fn a_change_meets_a_number_that_no_node_takes_any_more() {
+    let fakes = Fake::cluster(1);
+    let far = held_from_afar(&fakes[0]);
+    let handle = client(&fakes, PATIENT).register(short_lived()).await.unwrap();
+    assert_eq!(handle.incarnation(), far + 1);
+    fakes[0].set(Mode::NoRoom);
+    fakes[0].state().expire_all();
+    let is_lost = || matches!(handle.state(), RegistrationState::Retrying { .. });
+    until("its lease is lost", is_lost).await;
+    let max = now() + YEAR;
+    fakes[0].state().incarnation_max = Some(max);
+    told_to_wait(&fakes[0]).await;
+    within(handle.set_status(InstanceStatus::OutOfService)).await.expect("by its own number");
+    assert_eq!(fakes[0].state().refused_incarnations, 1);
+    let held = held(&fakes[0]).unwrap();
+    assert!(held.incarnation <= max, "{}", held.incarnation);
+    assert_eq!(held.status(), InstanceStatus::OutOfService);
+}
+
+/// It is the change that takes the number over, leaves it, and finds the other run's lease.
+#[tokio::test]
+async fn a_change_before_the_first_registration_waits_for_a_lease() {
+    let fakes = Fake::cluster(1);
+    fakes[0].set(Mode::Overloaded);
+    let handle = client(&fakes, PATIENT).register_in_background(short_lived()).unwrap();
+    held_from_afar(&fakes[0]);
+    fakes[0].state().incarnation_max = Some(now() + YEAR);
+    told_to_wait(&fakes[0]).await;
+    let refused = within(handle.set_status(InstanceStatus::OutOfService)).await;
+    let expected = Code::FailedPrecondition;
+    let is_refused = matches!(refused, Err(Error::Rejected { code, .. }) if code == expected);
+    assert!(is_refused, "{refused:?}");
+    fakes[0].state().expire_all();
+    within(handle.registered()).await.expect("the other one is gone");
+    assert_eq!(held(&fakes[0]).unwrap().status(), InstanceStatus::OutOfService);
+}
+
 #[tokio::test]
 async fn a_number_that_was_taken_over_is_of_one_instance_and_left_with_its_lease() {
     let fakes = Fake::cluster(1);

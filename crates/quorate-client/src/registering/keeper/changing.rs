@@ -10,7 +10,7 @@ use super::Keeper;
 use crate::error::Error;
 use crate::nodes::call::{CallError, call};
 use crate::nodes::endpoints::Target;
-use crate::nodes::retry::{Decision, is_wrong};
+use crate::nodes::retry::{Decision, is_wrong, is_wrong_incarnation};
 use crate::nodes::stub::registry;
 use crate::nodes::write::Write;
 use crate::types::{InstanceSpec, Update};
@@ -27,7 +27,8 @@ pub(in crate::registering) struct NotRegistered {
 
 impl Keeper {
     /// Registers, over all nodes, until it is done or the deadline has passed. Unless it is the
-    /// first time, it is for a change, which may be what is wrong, and not the incarnation.
+    /// first time, it is for a change, which may be what is wrong where nodes do not say that it is
+    /// the incarnation.
     pub(in crate::registering) async fn register_now(
         &mut self,
         deadline: Instant,
@@ -53,8 +54,10 @@ impl Keeper {
                 }
                 Err(CallError::Refused { decision: Decision::Superseded, status, .. })
                     if self.take_higher_incarnation(&status) => {}
+                // Once: its own number is not left, and none is taken over after that.
                 Err(CallError::Refused { status, .. })
-                    if is_first && self.leave_higher_incarnation(&status) => {}
+                    if (is_first || is_wrong_incarnation(&status))
+                        && self.leave_higher_incarnation(&status) => {}
                 Err(error) => return Err(self.not_registered(error, is_first)),
             }
         }
@@ -64,6 +67,9 @@ impl Keeper {
         let again_in = match &error {
             CallError::Refused { decision: Decision::Superseded, status, .. } if !is_first => {
                 self.wait_for_older_run(status)
+            }
+            CallError::Refused { status, .. } if !is_first && is_wrong_incarnation(status) => {
+                Some(self.rounds.wait_whole_round())
             }
             _ => None,
         };
