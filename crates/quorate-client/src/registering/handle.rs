@@ -57,9 +57,9 @@ pub struct Lease {
 pub enum RegistrationState {
     /// The registry has it.
     Registered(Lease),
-    /// The registry may not have it, or soon not have it any more; the task goes on trying, for
-    /// ever. With [`Error::OtherCluster`] when another cluster answers, where it is being
-    /// registered anew; with [`Error::Stopped`], its runtime was shut down, and it has ended.
+    /// The registry may not have it, or not all of it, or soon not have it any more; the task goes
+    /// on trying, for ever. With [`Error::OtherCluster`] when another cluster answers, where it is
+    /// being registered anew; with [`Error::Stopped`], its runtime was shut down, and it has ended.
     Retrying {
         /// Since when.
         since: Instant,

@@ -88,6 +88,9 @@ pub(super) struct Keeper {
     older_run: OlderRun,
     /// Set while the registration is there, as far as is known.
     lease: Option<Held>,
+    /// Set while there is a lease and no node takes its incarnation all the same: an instance is
+    /// not there, or they would. It is left with the lease.
+    is_incomplete: bool,
     /// What the registry took last; empty: it was never there.
     accepted: Vec<InstanceSpec>,
     /// When the next renewal is due, while there is a lease. Commands that fail must not be able to
@@ -138,6 +141,7 @@ impl Keeper {
             higher_incarnations: FIRST_INCARNATIONS_MAX,
             older_run: OlderRun::Unknown,
             lease: None,
+            is_incomplete: false,
             accepted: Vec::new(),
             renew_at: Instant::now(),
             register_at: Some(Instant::now()),
@@ -338,7 +342,8 @@ impl Keeper {
         };
         self.register_at = Some(Instant::now() + wait.max(retry_after(status).unwrap_or_default()));
         // What has a lease is kept up all the same.
-        if self.lease.is_none() {
+        self.is_incomplete |= self.lease.is_some() && is_wrong_incarnation(status);
+        if self.lease.is_none() || self.is_incomplete {
             self.retrying(failure.into_error());
         }
         Next::Keep
@@ -415,7 +420,7 @@ impl Keeper {
         self.rounds.cap(interval);
         self.renewing = None;
         self.renew_at = Instant::now() + next_renewal(interval);
-        self.register_at = None;
+        (self.register_at, self.is_incomplete) = (None, false);
         (self.higher_incarnations, self.older_run) = (0, OlderRun::Unknown);
         self.registered(lease);
         Ok(())

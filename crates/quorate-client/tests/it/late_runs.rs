@@ -6,7 +6,7 @@ use quorate_client::{
     Client, Code, Error, InstanceBuilder, InstanceStatus, Registration, RegistrationHandle,
     RegistrationState,
 };
-use quorate_proto::v1::Instance;
+use quorate_proto::v1::{Instance, RemoveReason};
 
 use crate::fake::{Fake, Mode, until, until_long, within};
 
@@ -247,6 +247,55 @@ async fn a_change_before_the_first_registration_waits_for_a_lease() {
     fakes[0].state().expire_all();
     within(handle.registered()).await.expect("the other one is gone");
     assert_eq!(held(&fakes[0]).unwrap().status(), InstanceStatus::OutOfService);
+}
+
+/// Of two, by a number that was taken over, `b` is gone since: no node takes that any more.
+async fn half_gone(fakes: &[Fake], call_timeout: Duration) -> RegistrationHandle {
+    let far = held_from_afar(&fakes[0]);
+    let other = InstanceBuilder::new("orders", "b").endpoint("http", "http://h:2");
+    let client = client_with(fakes, PATIENT, call_timeout);
+    let handle = client.register(short_lived().and(other)).await.unwrap();
+    assert_eq!(handle.incarnation(), far + 1);
+    let mut state = fakes[0].state();
+    state.remove(&("orders".to_owned(), "b".to_owned()), RemoveReason::Deregistered);
+    state.incarnation_max = Some(now() + YEAR);
+    drop(state);
+    handle
+}
+
+/// Its lease lives, and is renewed.
+#[tokio::test]
+async fn a_number_that_no_node_takes_beside_a_lease_is_said() {
+    let fakes = Fake::cluster(1);
+    let handle = half_gone(&fakes, Duration::from_secs(2)).await;
+    let is_said = || match handle.state() {
+        RegistrationState::Retrying { last_error: Some(Error::Rejected { code, .. }), .. } => {
+            code == Code::InvalidArgument
+        }
+        _ => false,
+    };
+    fakes[0].set(Mode::Unavailable);
+    let failed = within(handle.set_status(InstanceStatus::OutOfService)).await;
+    assert!(matches!(failed, Err(Error::Unreachable { .. })), "{failed:?}");
+    fakes[0].set(Mode::Honest);
+    for weight in [7, 8] {
+        until("it is said", is_said).await;
+        let renewed = fakes[0].calls("renewed leases");
+        let mut state = handle.watch_state();
+        tokio::select! {
+            _ = state.wait_for(|state| matches!(state, RegistrationState::Registered(_))) => {
+                panic!("it is not all there");
+            }
+            () = until("it is renewed", || fakes[0].calls("renewed leases") >= renewed + 5) => {}
+        }
+        let refused = within(handle.set_weight(weight)).await;
+        assert!(matches!(refused, Err(Error::Rejected { .. })), "{refused:?}");
+    }
+    fakes[0].state().expire_all();
+    within(handle.registered()).await.expect("by its own number");
+    let held = held(&fakes[0]).unwrap();
+    assert_eq!((held.status(), held.weight), (InstanceStatus::OutOfService, 8));
+    assert!(held.incarnation < now() + YEAR);
 }
 
 #[tokio::test]

@@ -131,6 +131,7 @@ impl Keeper {
             // The change is right, for all that is known.
             (error, Some(wait)) => {
                 self.register_at = Some(Instant::now() + wait);
+                self.is_incomplete |= self.lease.is_some();
                 self.retrying(error.clone());
             }
             (Error::Superseded { .. }, None) => {}
