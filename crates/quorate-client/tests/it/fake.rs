@@ -335,6 +335,26 @@ impl State {
         true
     }
 
+    /// Deregisters what it keeps; how many that were.
+    fn end_lease(&mut self, lease_id: u64) -> u32 {
+        let keys = self.leases.remove(&lease_id).unwrap_or_default();
+        let gone = |key: &&(String, String)| self.remove(key, RemoveReason::Deregistered);
+        keys.iter().filter(gone).count() as u32
+    }
+
+    /// Nobody may end a run that is not there, and whose incarnation no node takes.
+    fn check_ended(&self, request: &DeregisterRequest) -> Result<(), Status> {
+        let Some(max) = self.incarnation_max else { return Ok(()) };
+        for (at, target) in request.instances.iter().enumerate() {
+            let held = self.instances.get(&(target.service.clone(), target.id.clone()));
+            if target.incarnation > held.map_or(max, |held| held.incarnation.max(max)) {
+                let said = format!("instances[{at}].incarnation: must be at most {max}");
+                return Err(Status::invalid_argument(said));
+            }
+        }
+        Ok(())
+    }
+
     fn changed(&mut self, kind: ChangeKind, instance: Instance, reason: RemoveReason) {
         self.revision += 1;
         let (revision, instance) = (self.revision, Some(instance));

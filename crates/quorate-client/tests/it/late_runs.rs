@@ -3,7 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use quorate_client::{
-    Client, Code, Error, InstanceBuilder, InstanceStatus, Registration, RegistrationHandle,
+    Client, Code, Error, Gone, InstanceBuilder, InstanceStatus, Registration, RegistrationHandle,
     RegistrationState,
 };
 use quorate_proto::v1::{Instance, RemoveReason};
@@ -296,6 +296,31 @@ async fn a_number_that_no_node_takes_beside_a_lease_is_said() {
     let held = held(&fakes[0]).unwrap();
     assert_eq!((held.status(), held.weight), (InstanceStatus::OutOfService, 8));
     assert!(held.incarnation < now() + YEAR);
+}
+
+#[tokio::test]
+async fn what_a_number_that_no_node_takes_has_left_is_deregistered() {
+    let fakes = Fake::cluster(1);
+    let handle = half_gone(&fakes, PATIENT).await;
+    within(handle.deregister()).await.expect("by its lease");
+    assert!(fakes[0].state().instances.is_empty());
+    assert!(fakes[0].state().leases.is_empty());
+    assert!(matches!(handle.state(), RegistrationState::Gone(Gone::Deregistered)));
+}
+
+#[tokio::test]
+async fn a_number_that_no_node_takes_is_left_to_deregister() {
+    let fakes = Fake::cluster(1);
+    let far = held_from_afar(&fakes[0]);
+    let handle = client(&fakes, PATIENT).register(short_lived()).await.unwrap();
+    assert_eq!(handle.incarnation(), far + 1);
+    fakes[0].set(Mode::NoRoom);
+    fakes[0].state().expire_all();
+    let is_lost = || matches!(handle.state(), RegistrationState::Retrying { .. });
+    until("its lease is lost", is_lost).await;
+    fakes[0].state().incarnation_max = Some(now() + YEAR);
+    within(handle.deregister()).await.expect("nothing is there");
+    assert!(matches!(handle.state(), RegistrationState::Gone(Gone::Deregistered)));
 }
 
 #[tokio::test]

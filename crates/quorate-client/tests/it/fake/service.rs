@@ -244,7 +244,8 @@ impl Registry for Node {
         request: Request<DeregisterRequest>,
     ) -> Result<Response<DeregisterResponse>, Status> {
         self.serve("deregister", request, |state, mut header, request| {
-            let mut removed = 0;
+            let mut removed = state.end_lease(request.lease_id);
+            state.check_ended(&request)?;
             for target in request.instances {
                 let key = (target.service, target.id);
                 if let Some(held) = state.instances.get(&key)
