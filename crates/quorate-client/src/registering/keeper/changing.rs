@@ -25,6 +25,14 @@ pub(in crate::registering) struct NotRegistered {
     again_in: Option<Duration>,
 }
 
+impl NotRegistered {
+    /// Whether no node takes what was wanted.
+    fn is_wrong(&self) -> bool {
+        matches!(&self.error, Error::Rejected { code, .. } if is_wrong(*code))
+            && self.again_in.is_none()
+    }
+}
+
 impl Keeper {
     /// Registers, over all nodes, until it is done or the deadline has passed. Unless it is the
     /// first time, it is for a change, which may be what is wrong where nodes do not say that it is
@@ -109,21 +117,18 @@ impl Keeper {
         deadline: Instant,
     ) -> Result<(), Error> {
         let before = self.wanted.clone();
-        let chosen = |instance: &&mut InstanceSpec| {
-            only.is_none_or(|(service, id)| *service == instance.service && *id == instance.id)
-        };
-        let mut changed = 0;
-        for instance in self.wanted.iter_mut().filter(chosen) {
-            update.apply_to(instance);
-            changed += 1;
-        }
+        let changed = apply(update, only, &mut self.wanted);
         if let (0, Some((service, id))) = (changed, only) {
             return Err(Error::NoSuchInstance { service: service.clone(), id: id.clone() });
         }
         // Registering again under the same incarnation changes all instances in one write, renews
         // the lease, and also works when the lease is gone.
         // What is refused is undone here, so that it is no question whether it was done.
-        let registered = self.register_now(deadline, false).await;
+        let mut registered = self.register_now(deadline, false).await;
+        let has_waited = !self.accepted.is_empty() && self.accepted != before;
+        if has_waited && registered.as_ref().is_err_and(NotRegistered::is_wrong) {
+            registered = self.register_without_what_waited(deadline, only, update).await;
+        }
         let Err(NotRegistered { error, may_be_done, again_in }) = registered else {
             return Ok(());
         };
@@ -149,4 +154,35 @@ impl Keeper {
         }
         Err(error)
     }
+
+    /// A change that has waited since an outage may be what no node takes. Without it, this one
+    /// tells: where it is made alone, the other is given up.
+    async fn register_without_what_waited(
+        &mut self,
+        deadline: Instant,
+        only: Option<&(String, String)>,
+        update: &Update,
+    ) -> Result<(), NotRegistered> {
+        let mut alone = self.accepted.clone();
+        apply(update, only, &mut alone);
+        let both = std::mem::replace(&mut self.wanted, alone);
+        let registered = self.register_now(deadline, false).await;
+        match &registered {
+            Ok(()) => tracing::warn!("no node takes a change that has waited: it is given up"),
+            Err(_) => self.wanted = both,
+        }
+        registered
+    }
+}
+
+/// Changes all of them or only one; how many that were.
+fn apply(
+    update: &Update,
+    only: Option<&(String, String)>,
+    instances: &mut [InstanceSpec],
+) -> usize {
+    let chosen = |instance: &&mut InstanceSpec| {
+        only.is_none_or(|(service, id)| *service == instance.service && *id == instance.id)
+    };
+    instances.iter_mut().filter(chosen).map(|instance| update.apply_to(instance)).count()
 }
