@@ -91,8 +91,10 @@ pub(super) struct Keeper {
     /// Set while there is a lease and no node takes its incarnation all the same: an instance is
     /// not there, or they would. It is left with the lease.
     is_incomplete: bool,
-    /// What the registry took last; empty: it was never there.
+    /// What the registry took last; before that, what the application began with.
     accepted: Vec<InstanceSpec>,
+    /// Whether it was there before.
+    was_there: bool,
     /// When the next renewal is due, while there is a lease. Commands that fail must not be able to
     /// put it off.
     renew_at: Instant,
@@ -133,6 +135,8 @@ impl Keeper {
             cluster: core.endpoints.watch_cluster(),
             core,
             claim,
+            accepted: registration.instances.clone(),
+            was_there: false,
             wanted: registration.instances,
             ttl: registration.ttl,
             renew_every: registration.renew_every,
@@ -142,7 +146,6 @@ impl Keeper {
             older_run: OlderRun::Unknown,
             lease: None,
             is_incomplete: false,
-            accepted: Vec::new(),
             renew_at: Instant::now(),
             register_at: Some(Instant::now()),
             renewing: None,
@@ -411,7 +414,7 @@ impl Keeper {
         let counts = &self.core.endpoints.counts;
         counts.wrote(cluster_id, revision);
         counts.registrations.one_more();
-        if !self.accepted.is_empty() && self.lease.is_none() {
+        if std::mem::replace(&mut self.was_there, true) && self.lease.is_none() {
             counts.reregistrations.one_more();
         }
         self.accepted.clone_from(&self.wanted);

@@ -81,6 +81,21 @@ async fn a_wrong_update_in_an_outage_is_given_up_after_it() {
     assert_eq!(held(&fakes[0]).load, 2);
 }
 
+/// As it was to begin with, it is right.
+#[tokio::test]
+async fn nor_does_one_keep_a_registration_away_that_was_never_there() {
+    let fakes = Fake::cluster(1);
+    let client = client(&fakes).await;
+    fakes[0].set(Mode::Unavailable);
+    let handle = client.register_in_background(orders()).unwrap();
+    let unreachable = within(handle.set_load(1_000_001)).await;
+    assert!(matches!(unreachable, Err(Error::Unreachable { .. })), "{unreachable:?}");
+    fakes[0].set(Mode::Honest);
+    within(handle.registered()).await.unwrap();
+    assert_eq!(held(&fakes[0]).load, 0);
+    assert_eq!(client.counters().reregistrations, 0);
+}
+
 /// The next one may come before the attempt that finds that out.
 #[tokio::test]
 async fn a_wrong_update_in_an_outage_is_no_reason_to_refuse_the_next() {

@@ -100,8 +100,7 @@ impl Keeper {
 
     /// Gives up a change that no node takes: it was wanted while nobody could say so.
     pub(super) fn give_up_change(&mut self, status: &Status) -> bool {
-        let is_changed = !self.accepted.is_empty() && self.accepted != self.wanted;
-        if !is_changed || !is_wrong(status.code()) {
+        if self.accepted == self.wanted || !is_wrong(status.code()) {
             return false;
         }
         let why = status.message();
@@ -125,8 +124,7 @@ impl Keeper {
         // the lease, and also works when the lease is gone.
         // What is refused is undone here, so that it is no question whether it was done.
         let mut registered = self.register_now(deadline, false).await;
-        let has_waited = !self.accepted.is_empty() && self.accepted != before;
-        if has_waited && registered.as_ref().is_err_and(NotRegistered::is_wrong) {
+        if registered.as_ref().is_err_and(NotRegistered::is_wrong) && self.accepted != before {
             registered = self.register_without_what_waited(deadline, only, update).await;
         }
         let Err(NotRegistered { error, may_be_done, again_in }) = registered else {
