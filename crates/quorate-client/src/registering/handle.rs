@@ -57,9 +57,9 @@ pub struct Lease {
 pub enum RegistrationState {
     /// The registry has it.
     Registered(Lease),
-    /// The registry may not have it, or soon not have it any more; the task goes on trying, for
-    /// ever. With [`Error::OtherCluster`] when another cluster answers, where it is being
-    /// registered anew; with [`Error::Stopped`], its runtime was shut down, and it has ended.
+    /// The registry may not have it, or not all of it, or soon not have it any more; the task goes
+    /// on trying, for ever. With [`Error::OtherCluster`] when another cluster answers, where it is
+    /// being registered anew; with [`Error::Stopped`], its runtime was shut down, and it has ended.
     Retrying {
         /// Since when.
         since: Instant,
@@ -83,7 +83,8 @@ pub enum Gone {
     Deregistered,
     /// A newer run of the process holds the instance, or another client deregistered it. In the
     /// background, an older one whose clock was too far ahead to take over from is waited for
-    /// before, once, for the TTL of this registration: it may be over, and its lease not yet.
+    /// before: it may be over, and its lease not yet. Every second or two, this registration asks
+    /// again, for twice its TTL, and for 130 s at least.
     Superseded {
         /// The incarnation that holds it, where the registry named it.
         current: Option<u64>,
@@ -254,8 +255,10 @@ impl RegistrationHandle {
     ///
     /// # Errors
     /// [`Error::Rejected`]: the change is given up, and undone if an attempt before the refused one
-    /// has made it. [`Error::Unreachable`]: the change stays wanted, and is made when the registry
-    /// can be reached again, unless that finds it wrong. The registration is renewed in both cases.
+    /// has made it. It stays wanted where the registration itself cannot be made as it is: while an
+    /// older run is waited for ([`Gone::Superseded`]), and while no node takes its incarnation.
+    /// [`Error::Unreachable`]: the change stays wanted, and is made when the registry can be
+    /// reached again, unless that finds it wrong. The registration is renewed in both cases.
     /// [`Error::Superseded`], [`Error::AlreadyDeregistered`], also when that is called meanwhile.
     pub async fn update(&self, update: Update) -> Result<(), Error> {
         self.change(None, update).await

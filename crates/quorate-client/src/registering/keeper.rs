@@ -28,6 +28,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
+use self::incarnation::OlderRun;
 use super::claims::{Claim, new_incarnation};
 use super::handle::{Command, Gone, Lease, RegistrationState};
 use super::renewals::{Outcome, Renewals, next_renewal};
@@ -84,12 +85,16 @@ pub(super) struct Keeper {
     began: (u64, Moment),
     /// How many more times a higher incarnation may be taken; 0 after the first success.
     higher_incarnations: u32,
-    /// Set when one was left, until the next success: a lease may be waited for, once.
-    may_wait_for_lease: bool,
+    older_run: OlderRun,
     /// Set while the registration is there, as far as is known.
     lease: Option<Held>,
-    /// What the registry took last; empty: it was never there.
+    /// Set while there is a lease and no node takes its incarnation all the same: an instance is
+    /// not there, or they would. It is left with the lease.
+    is_incomplete: bool,
+    /// What the registry took last; before that, what the application began with.
     accepted: Vec<InstanceSpec>,
+    /// Whether it was there before.
+    was_there: bool,
     /// When the next renewal is due, while there is a lease. Commands that fail must not be able to
     /// put it off.
     renew_at: Instant,
@@ -130,15 +135,17 @@ impl Keeper {
             cluster: core.endpoints.watch_cluster(),
             core,
             claim,
+            accepted: registration.instances.clone(),
+            was_there: false,
             wanted: registration.instances,
             ttl: registration.ttl,
             renew_every: registration.renew_every,
             incarnation: Arc::new(AtomicU64::new(incarnation)),
             began: (incarnation, Moment::now()),
             higher_incarnations: FIRST_INCARNATIONS_MAX,
-            may_wait_for_lease: false,
+            older_run: OlderRun::Unknown,
             lease: None,
-            accepted: Vec::new(),
+            is_incomplete: false,
             renew_at: Instant::now(),
             register_at: Some(Instant::now()),
             renewing: None,
@@ -330,7 +337,7 @@ impl Keeper {
                 self.rounds.wait(&self.core.endpoints)
             }
             Decision::Superseded if self.take_higher_incarnation(status) => Duration::ZERO,
-            Decision::Superseded => match self.wait_for_lease(status) {
+            Decision::Superseded => match self.wait_for_older_run(status) {
                 Some(wait) => wait,
                 None => return self.superseded(current_incarnation(status)),
             },
@@ -338,7 +345,8 @@ impl Keeper {
         };
         self.register_at = Some(Instant::now() + wait.max(retry_after(status).unwrap_or_default()));
         // What has a lease is kept up all the same.
-        if self.lease.is_none() {
+        self.is_incomplete |= self.lease.is_some() && is_wrong_incarnation(status);
+        if self.lease.is_none() || self.is_incomplete {
             self.retrying(failure.into_error());
         }
         Next::Keep
@@ -406,7 +414,7 @@ impl Keeper {
         let counts = &self.core.endpoints.counts;
         counts.wrote(cluster_id, revision);
         counts.registrations.one_more();
-        if !self.accepted.is_empty() && self.lease.is_none() {
+        if std::mem::replace(&mut self.was_there, true) && self.lease.is_none() {
             counts.reregistrations.one_more();
         }
         self.accepted.clone_from(&self.wanted);
@@ -415,8 +423,8 @@ impl Keeper {
         self.rounds.cap(interval);
         self.renewing = None;
         self.renew_at = Instant::now() + next_renewal(interval);
-        self.register_at = None;
-        (self.higher_incarnations, self.may_wait_for_lease) = (0, false);
+        (self.register_at, self.is_incomplete) = (None, false);
+        (self.higher_incarnations, self.older_run) = (0, OlderRun::Unknown);
         self.registered(lease);
         Ok(())
     }

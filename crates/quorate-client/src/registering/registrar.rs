@@ -56,7 +56,7 @@ impl Registrar {
         Ok(spawn(keeper, state))
     }
 
-    fn prepare(
+    pub(super) fn prepare(
         &self,
         registration: Registration,
     ) -> Result<(Keeper, watch::Receiver<RegistrationState>), Error> {

@@ -115,6 +115,8 @@ pub(crate) struct State {
     pub(crate) denied: Vec<&'static str>,
     /// A registration with a higher one is wrong.
     pub(crate) incarnation_max: Option<u64>,
+    /// How many such there were.
+    pub(crate) refused_incarnations: usize,
     /// Calls without it are not taken.
     pub(crate) wanted_token: Option<&'static str>,
 }
@@ -331,6 +333,26 @@ impl State {
         let Some(instance) = self.instances.remove(key) else { return false };
         self.changed(ChangeKind::Removed, instance, reason);
         true
+    }
+
+    /// Deregisters what it keeps; how many that were.
+    fn end_lease(&mut self, lease_id: u64) -> u32 {
+        let keys = self.leases.remove(&lease_id).unwrap_or_default();
+        let gone = |key: &&(String, String)| self.remove(key, RemoveReason::Deregistered);
+        keys.iter().filter(gone).count() as u32
+    }
+
+    /// Nobody may end a run that is not there, and whose incarnation no node takes.
+    fn check_ended(&self, request: &DeregisterRequest) -> Result<(), Status> {
+        let Some(max) = self.incarnation_max else { return Ok(()) };
+        for (at, target) in request.instances.iter().enumerate() {
+            let held = self.instances.get(&(target.service.clone(), target.id.clone()));
+            if target.incarnation > held.map_or(max, |held| held.incarnation.max(max)) {
+                let said = format!("instances[{at}].incarnation: must be at most {max}");
+                return Err(Status::invalid_argument(said));
+            }
+        }
+        Ok(())
     }
 
     fn changed(&mut self, kind: ChangeKind, instance: Instance, reason: RemoveReason) {

@@ -81,6 +81,52 @@ async fn a_wrong_update_in_an_outage_is_given_up_after_it() {
     assert_eq!(held(&fakes[0]).load, 2);
 }
 
+/// As it was to begin with, it is right.
+#[tokio::test]
+async fn nor_does_one_keep_a_registration_away_that_was_never_there() {
+    let fakes = Fake::cluster(1);
+    let client = client(&fakes).await;
+    fakes[0].set(Mode::Unavailable);
+    let handle = client.register_in_background(orders()).unwrap();
+    let unreachable = within(handle.set_load(1_000_001)).await;
+    assert!(matches!(unreachable, Err(Error::Unreachable { .. })), "{unreachable:?}");
+    fakes[0].set(Mode::Honest);
+    within(handle.registered()).await.unwrap();
+    assert_eq!(held(&fakes[0]).load, 0);
+    assert_eq!(client.counters().reregistrations, 0);
+}
+
+/// The next one may come before the attempt that finds that out.
+#[tokio::test]
+async fn a_wrong_update_in_an_outage_is_no_reason_to_refuse_the_next() {
+    let fakes = Fake::cluster(1);
+    let client = client(&fakes).await;
+    let handle = client.register(orders()).await.unwrap();
+    fakes[0].set(Mode::Unavailable);
+    let unreachable = within(handle.set_load(1_000_001)).await;
+    assert!(matches!(unreachable, Err(Error::Unreachable { .. })), "{unreachable:?}");
+    // Until then nothing is tried in the background.
+    fakes[0].state().retry_after = Duration::from_secs(10);
+    fakes[0].set(Mode::Overloaded);
+    let asked = fakes[0].calls("register");
+    until("it is told to wait", || fakes[0].calls("register") > asked).await;
+    fakes[0].set(Mode::Honest);
+    within(handle.set_weight(7)).await.expect("it is right");
+    assert_eq!((held(&fakes[0]).weight, held(&fakes[0]).load), (7, 0));
+    // A wrong one after it is refused for itself.
+    fakes[0].set(Mode::Unavailable);
+    let unreachable = within(handle.set_weight(8)).await;
+    assert!(matches!(unreachable, Err(Error::Unreachable { .. })), "{unreachable:?}");
+    fakes[0].set(Mode::Overloaded);
+    let asked = fakes[0].calls("register");
+    until("it is told to wait", || fakes[0].calls("register") > asked).await;
+    fakes[0].set(Mode::Honest);
+    let wrong = within(handle.set_load(1_000_001)).await;
+    assert!(matches!(wrong, Err(Error::Rejected { .. })), "{wrong:?}");
+    within(handle.set_load(9)).await.unwrap();
+    assert_eq!((held(&fakes[0]).weight, held(&fakes[0]).load), (8, 9));
+}
+
 #[tokio::test]
 async fn a_refused_update_costs_no_lease() {
     // S0.9, S3.2

@@ -1,5 +1,7 @@
 //! What a caller waits for: a first registration, and changes of what is wanted.
 
+use std::time::Duration;
+
 use quorate_proto::v1::RegisterRequest;
 use tokio::time::Instant;
 use tonic::{Request, Status};
@@ -8,7 +10,7 @@ use super::Keeper;
 use crate::error::Error;
 use crate::nodes::call::{CallError, call};
 use crate::nodes::endpoints::Target;
-use crate::nodes::retry::{Decision, is_wrong};
+use crate::nodes::retry::{Decision, is_wrong, is_wrong_incarnation};
 use crate::nodes::stub::registry;
 use crate::nodes::write::Write;
 use crate::types::{InstanceSpec, Update};
@@ -19,11 +21,22 @@ pub(in crate::registering) struct NotRegistered {
     pub(in crate::registering) error: Error,
     /// Whether an attempt may have done it all the same.
     may_be_done: bool,
+    /// It was refused for its incarnation, and not for what was wanted: ask again after this.
+    again_in: Option<Duration>,
+}
+
+impl NotRegistered {
+    /// Whether no node takes what was wanted.
+    fn is_wrong(&self) -> bool {
+        matches!(&self.error, Error::Rejected { code, .. } if is_wrong(*code))
+            && self.again_in.is_none()
+    }
 }
 
 impl Keeper {
     /// Registers, over all nodes, until it is done or the deadline has passed. Unless it is the
-    /// first time, it is for a change, which may be what is wrong, and not the incarnation.
+    /// first time, it is for a change, which may be what is wrong where nodes do not say that it is
+    /// the incarnation.
     pub(in crate::registering) async fn register_now(
         &mut self,
         deadline: Instant,
@@ -41,39 +54,53 @@ impl Keeper {
             let call = call(&core.endpoints, &plan, &request, send);
             match self.beside_renewals(call).await {
                 Ok(answer) => {
-                    let accepted = self.accept(&answer);
-                    return accepted.map_err(|error| NotRegistered { error, may_be_done: true });
+                    return self.accept(&answer).map_err(|error| NotRegistered {
+                        error,
+                        may_be_done: true,
+                        again_in: None,
+                    });
                 }
-                Err(CallError::Refused { decision: Decision::Superseded, status, .. }) => {
-                    if !self.take_higher_incarnation(&status) {
-                        let error = Error::superseded(&status);
-                        return Err(NotRegistered { error, may_be_done: false });
-                    }
-                }
+                Err(CallError::Refused { decision: Decision::Superseded, status, .. })
+                    if self.take_higher_incarnation(&status) => {}
+                // Once: its own number is not left, and none is taken over after that.
                 Err(CallError::Refused { status, .. })
-                    if is_first && self.leave_higher_incarnation(&status) => {}
-                Err(error) => {
-                    let may_be_done = match &error {
-                        CallError::Unreachable(_) => true,
-                        // What every node finds wrong, none has done.
-                        CallError::Refused { status, retried, .. } => {
-                            *retried && !is_wrong(status.code())
-                        }
-                    };
-                    let error = match is_first {
-                        true => error.into_write_error(plan.operation),
-                        false => error.into_error(plan.operation),
-                    };
-                    return Err(NotRegistered { error, may_be_done });
-                }
+                    if (is_first || is_wrong_incarnation(&status))
+                        && self.leave_higher_incarnation(&status) => {}
+                Err(error) => return Err(self.not_registered(error, is_first)),
             }
         }
     }
 
+    fn not_registered(&mut self, error: CallError, is_first: bool) -> NotRegistered {
+        let again_in = match &error {
+            CallError::Refused { decision: Decision::Superseded, status, .. } if !is_first => {
+                self.wait_for_older_run(status)
+            }
+            CallError::Refused { status, .. } if !is_first && is_wrong_incarnation(status) => {
+                Some(self.rounds.wait_whole_round())
+            }
+            _ => None,
+        };
+        let may_be_done = match &error {
+            CallError::Unreachable(_) => true,
+            // What every node finds wrong, none has done.
+            CallError::Refused { status, retried, .. } => *retried && !is_wrong(status.code()),
+        };
+        let error = match error {
+            CallError::Refused { decision: Decision::Superseded, status, .. }
+                if again_in.is_none() =>
+            {
+                Error::superseded(&status)
+            }
+            error if is_first => error.into_write_error("register"),
+            error => error.into_error("register"),
+        };
+        NotRegistered { error, may_be_done, again_in }
+    }
+
     /// Gives up a change that no node takes: it was wanted while nobody could say so.
     pub(super) fn give_up_change(&mut self, status: &Status) -> bool {
-        let is_changed = !self.accepted.is_empty() && self.accepted != self.wanted;
-        if !is_changed || !is_wrong(status.code()) {
+        if self.accepted == self.wanted || !is_wrong(status.code()) {
             return false;
         }
         let why = status.message();
@@ -89,36 +116,71 @@ impl Keeper {
         deadline: Instant,
     ) -> Result<(), Error> {
         let before = self.wanted.clone();
-        let chosen = |instance: &&mut InstanceSpec| {
-            only.is_none_or(|(service, id)| *service == instance.service && *id == instance.id)
-        };
-        let mut changed = 0;
-        for instance in self.wanted.iter_mut().filter(chosen) {
-            update.apply_to(instance);
-            changed += 1;
-        }
+        let changed = apply(update, only, &mut self.wanted);
         if let (0, Some((service, id))) = (changed, only) {
             return Err(Error::NoSuchInstance { service: service.clone(), id: id.clone() });
         }
         // Registering again under the same incarnation changes all instances in one write, renews
         // the lease, and also works when the lease is gone.
         // What is refused is undone here, so that it is no question whether it was done.
-        let registered = self.register_now(deadline, false).await;
-        let Err(NotRegistered { error, may_be_done }) = registered else { return Ok(()) };
-        match &error {
-            Error::Superseded { .. } => {}
-            Error::Rejected { .. } => {
+        let mut registered = self.register_now(deadline, false).await;
+        if registered.as_ref().is_err_and(NotRegistered::is_wrong) && self.accepted != before {
+            registered = self.register_without_what_waited(deadline, only, update).await;
+        }
+        let Err(NotRegistered { error, may_be_done, again_in }) = registered else {
+            return Ok(());
+        };
+        match (&error, again_in) {
+            // The change is right, for all that is known.
+            (error, Some(wait)) => {
+                self.register_at = Some(Instant::now() + wait);
+                self.is_incomplete |= self.lease.is_some();
+                self.retrying(error.clone());
+            }
+            (Error::Superseded { .. }, None) => {}
+            (Error::Rejected { .. }, None) => {
                 self.wanted = before;
                 if may_be_done {
                     let undo_at = Instant::now() + self.rounds.wait_whole_round();
                     self.register_at = Some(self.register_at.map_or(undo_at, |at| at.min(undo_at)));
                 }
             }
-            error => {
+            (error, None) => {
                 self.register_at = Some(Instant::now());
                 self.retrying(error.clone());
             }
         }
         Err(error)
     }
+
+    /// A change that has waited since an outage may be what no node takes. Without it, this one
+    /// tells: where it is made alone, the other is given up.
+    async fn register_without_what_waited(
+        &mut self,
+        deadline: Instant,
+        only: Option<&(String, String)>,
+        update: &Update,
+    ) -> Result<(), NotRegistered> {
+        let mut alone = self.accepted.clone();
+        apply(update, only, &mut alone);
+        let both = std::mem::replace(&mut self.wanted, alone);
+        let registered = self.register_now(deadline, false).await;
+        match &registered {
+            Ok(()) => tracing::warn!("no node takes a change that has waited: it is given up"),
+            Err(_) => self.wanted = both,
+        }
+        registered
+    }
+}
+
+/// Changes all of them or only one; how many that were.
+fn apply(
+    update: &Update,
+    only: Option<&(String, String)>,
+    instances: &mut [InstanceSpec],
+) -> usize {
+    let chosen = |instance: &&mut InstanceSpec| {
+        only.is_none_or(|(service, id)| *service == instance.service && *id == instance.id)
+    };
+    instances.iter_mut().filter(chosen).map(|instance| update.apply_to(instance)).count()
 }

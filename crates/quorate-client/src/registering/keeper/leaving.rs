@@ -8,41 +8,51 @@ use super::{Held, Keeper};
 use crate::error::Error;
 use crate::nodes::call::{CallError, call};
 use crate::nodes::endpoints::Target;
-use crate::nodes::retry::Decision;
+use crate::nodes::retry::{Decision, is_wrong};
 use crate::nodes::stub::registry;
 use crate::nodes::write::Write;
 
 impl Keeper {
     pub(super) async fn deregister(&mut self, deadline: Instant) -> Result<(), Error> {
+        // By instance, not by lease: an attempt to register whose answer was lost may have made
+        // another lease.
+        let by_instance = self.by_instance();
+        let Err(error) = self.deregister_call(deadline, &by_instance).await else { return Ok(()) };
+        let CallError::Refused { decision, status, .. } = &error else {
+            return Err(not_deregistered(error));
+        };
+        let is_superseded = *decision == Decision::Superseded;
+        let goes_with_lease = is_superseded && self.wanted.len() > 1 || is_wrong(status.code());
+        match self.lease.filter(|_| goes_with_lease) {
+            // Another run has some of the instances, or one is not there, and no node takes the
+            // incarnation for it; the rest goes with the lease.
+            Some(Held { lease, .. }) => {
+                let request = DeregisterRequest {
+                    lease_id: lease.id,
+                    cluster_id: lease.cluster_id.get(),
+                    ..DeregisterRequest::default()
+                };
+                self.deregister_call(deadline, &request).await.map_err(not_deregistered)?;
+                if is_superseded { Err(not_deregistered(error)) } else { Ok(()) }
+            }
+            None if self.leave_higher_incarnation(status) => {
+                let by_own = self.by_instance();
+                self.deregister_call(deadline, &by_own).await.map_err(not_deregistered)
+            }
+            None => Err(not_deregistered(error)),
+        }
+    }
+
+    fn by_instance(&self) -> DeregisterRequest {
         let instances = self.wanted.iter().map(|instance| InstanceRef {
             service: instance.service.clone(),
             id: instance.id.clone(),
             incarnation: self.incarnation(),
         });
-        // By instance, not by lease: an attempt to register whose answer was lost may have made
-        // another lease.
-        let request = DeregisterRequest {
+        DeregisterRequest {
             namespace: self.core.options.namespace.clone(),
             instances: instances.collect(),
             ..DeregisterRequest::default()
-        };
-        match self.deregister_call(deadline, &request).await {
-            Err(CallError::Refused { decision: Decision::Superseded, status, .. }) => {
-                if let Some(Held { lease, .. }) = self.lease.filter(|_| self.wanted.len() > 1) {
-                    // Another run has some of the instances; the rest goes with the lease.
-                    let request = DeregisterRequest {
-                        lease_id: lease.id,
-                        cluster_id: lease.cluster_id.get(),
-                        ..DeregisterRequest::default()
-                    };
-                    self.deregister_call(deadline, &request)
-                        .await
-                        .map_err(|error| error.into_write_error("deregister"))?;
-                }
-                Err(Error::superseded(&status))
-            }
-            Err(error) => Err(error.into_write_error("deregister")),
-            Ok(()) => Ok(()),
         }
     }
 
@@ -63,5 +73,14 @@ impl Keeper {
             Err(CallError::Refused { decision: Decision::Reregister, .. }) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+}
+
+fn not_deregistered(error: CallError) -> Error {
+    match error {
+        CallError::Refused { decision: Decision::Superseded, status, .. } => {
+            Error::superseded(&status)
+        }
+        error => error.into_write_error("deregister"),
     }
 }

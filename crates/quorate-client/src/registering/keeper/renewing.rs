@@ -82,7 +82,9 @@ impl Keeper {
                 if self.register_at.is_none() {
                     self.rounds.reset();
                 }
-                if matches!(*self.state.borrow(), RegistrationState::Retrying { .. }) {
+                let is_retrying =
+                    matches!(*self.state.borrow(), RegistrationState::Retrying { .. });
+                if is_retrying && !self.is_incomplete {
                     self.registered(Lease { revision, ..held.lease });
                 }
             }

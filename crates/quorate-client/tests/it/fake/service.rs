@@ -164,6 +164,7 @@ impl Registry for Node {
             }
             let named = request.incarnation;
             if let Some(max) = state.incarnation_max.filter(|max| named > *max) {
+                state.refused_incarnations += 1;
                 let said = format!("incarnation = {named}: must be at most {max}");
                 return Err(Status::invalid_argument(said));
             }
@@ -243,7 +244,8 @@ impl Registry for Node {
         request: Request<DeregisterRequest>,
     ) -> Result<Response<DeregisterResponse>, Status> {
         self.serve("deregister", request, |state, mut header, request| {
-            let mut removed = 0;
+            let mut removed = state.end_lease(request.lease_id);
+            state.check_ended(&request)?;
             for target in request.instances {
                 let key = (target.service, target.id);
                 if let Some(held) = state.instances.get(&key)
