@@ -95,7 +95,8 @@ impl Tls {
     /// in use; one that is older than the one before is refused. Lists of CAs that are not trusted
     /// here may stand beside those of CAs that are, as nodes have them; one that was there stays in
     /// use until the client starts again, unless a newer one comes, and one that cannot be used
-    /// holds back no list of another CA. (A client does not start with a list that cannot be read.)
+    /// holds back no list of another CA, only CAs that are added. (A client does not start with a
+    /// list that cannot be read.)
     ///
     /// A new list ends the connections to those whose certificates it has, also where calls and
     /// watches are under way: they go on with other nodes. So does a CA that is taken away, and the
@@ -197,8 +198,9 @@ fn load(
     let provider = Arc::new(ring::default_provider());
     let roots = Arc::new(roots(cas)?);
     // Those may say whom the new CA has revoked.
-    let adds = |to: &Loaded| roots.roots.iter().any(|root| !to.roots.roots.contains(root));
-    if before.is_some_and(|(before, has_bad_lists)| has_bad_lists && adds(before)) {
+    let is_new = |to: &Loaded| roots.roots.iter().any(|root| !to.roots.roots.contains(root));
+    let adds = before.is_some_and(|(before, _)| is_new(before));
+    if adds && before.is_some_and(|(_, has_bad_lists)| has_bad_lists) {
         return Err("a CA that is new waits for revocation lists that can be used".to_owned());
     }
     let own = match own {
@@ -208,7 +210,7 @@ fn load(
     let between = own.iter().flat_map(|(_, _, (chain, _))| chain.iter().skip(1));
     let trusted = lists::authorities(&roots, between);
     let before = before.map(|(before, _)| &before.lists);
-    let lists = lists::check(&revoked(crls)?, &trusted, before, &provider)?;
+    let lists = lists::check(&revoked(crls)?, &trusted, before, adds, &provider)?;
     // As nodes do it: whose CA has no list is not revoked, and an old list is better than none.
     let verifier = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone())
         .with_crls(lists.values().map(|list| list.der.clone()))

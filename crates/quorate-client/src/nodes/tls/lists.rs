@@ -48,14 +48,16 @@ pub(super) fn authorities<'a>(
     authorities
 }
 
-/// Those that are in use from now on. `before`: those in use until now.
+/// Those that are in use from now on. `before`: those in use until now; `adds`: whether a CA is
+/// trusted from now on.
 ///
 /// # Errors
 /// One is of a trusted CA and not signed by it; it goes back behind the one before, by which
 /// something would be trusted again that was revoked; or it is missing, which does the same; or
 /// there are two of one CA, of which handshakes would look at the first; or it cannot be read. Of
 /// a CA that is not trusted, the one in use stays instead: that CA may be gone, or made anew under
-/// its name, and the rest of the file is good.
+/// its name, and the rest of the file is good. Not so where a CA is added: the other one may be
+/// below it, and what that has revoked is not known.
 ///
 /// Or, where there were none before, one has such a fault whoever its CA is, or none is of a
 /// trusted CA: whoever starts with the wrong file is not to believe that it does something. Later,
@@ -64,6 +66,7 @@ pub(super) fn check(
     lists: &[Named<'_>],
     trusted: &Authorities,
     before: Option<&InUse>,
+    adds: bool,
     provider: &CryptoProvider,
 ) -> Result<InUse, String> {
     let mut in_use = InUse::new();
@@ -77,9 +80,9 @@ pub(super) fn check(
                 list = fault("is of no CA that this client trusts"),
                 "it counts only for nodes that show its CA below a trusted one; whether that CA signed it is seen only then"
             ),
-            Err(what) if is_foreign && before.is_some() => tracing::warn!(
+            Err(what) if is_foreign && before.is_some() && !adds => tracing::warn!(
                 list = fault(&what),
-                "it is of no CA that this client trusts, and is passed over"
+                "it is of no CA that this client trusts, and is passed over; no CA is added meanwhile, and no client starts with it"
             ),
             Err(what) => return Err(fault(&what)),
         }

@@ -93,15 +93,16 @@ fn a_list_of_a_ca_between_counts_although_the_client_does_not_know_it() {
 
 /// Whether a node of this CA is refused for that.
 fn is_revoked(tls: &Encryption, of: &Authority, serial: u64) -> bool {
+    let revoked = rustls::Error::InvalidCertificate(CertificateError::Revoked);
+    verify(tls, of, serial).is_err_and(|error| error == revoked || panic!("{error}"))
+}
+
+/// What is said to a node of this CA.
+fn verify(tls: &Encryption, of: &Authority, serial: u64) -> Result<(), rustls::Error> {
     let (loaded, name) = (tls.kept.now(), ServerName::try_from("a").unwrap());
     let now = loaded.config.time_provider.current_time().unwrap();
     let (node, chain) = (of.node(serial), [of.certificate.der().clone()]);
-    let verified = loaded.verifier.verify_server_cert(node.der(), &chain, &name, &[], now);
-    let revoked = rustls::Error::InvalidCertificate(CertificateError::Revoked);
-    match verified {
-        Ok(_) => false,
-        Err(error) => error == revoked || panic!("{error}"),
-    }
+    loaded.verifier.verify_server_cert(node.der(), &chain, &name, &[], now).map(drop)
 }
 
 /// A file that was read when its first list was written, or an operator who has forgotten one.
@@ -208,5 +209,38 @@ async fn a_ca_that_is_taken_away_goes_before_its_list() {
         std::fs::write(file, text).unwrap();
         tls.kept.reread().await;
         assert_eq!(tls.kept.changes(), changes, "{}", file.display());
+    }
+}
+
+/// Below it may be the CA whose list cannot be used, and nobody knows whom that has revoked.
+#[tokio::test]
+async fn a_ca_that_is_added_waits_for_a_list_of_a_ca_between() {
+    let [root, coming] = ["root", "coming"].map(|name| Authority::new(name, None));
+    let between = Authority::new("between", Some(&coming));
+    let dir = tempfile::tempdir().unwrap();
+    let (ca, lists) = (dir.path().join("ca"), dir.path().join("lists"));
+    let nth = |of: &Authority, serial, number: u64| of.list(serial, SerialNumber::from(number));
+    let bad = between.list(8, SerialNumber::from(vec![1; 21]));
+    for (what, has_list) in [("it has none in use", false), ("it has", true)] {
+        for at_once in [false, true] {
+            let of_between = if has_list { nth(&between, 7, 5) } else { String::new() };
+            std::fs::write(&ca, root.certificate.pem()).unwrap();
+            std::fs::write(&lists, format!("{}{of_between}", nth(&root, 1, 5))).unwrap();
+            let tls = Tls::new().ca_file(&ca).crl_file(&lists).load().unwrap();
+            std::fs::write(&lists, format!("{}{bad}", nth(&root, 2, 6))).unwrap();
+            if !at_once {
+                tls.kept.reread().await;
+            }
+            let both = format!("{}{}", root.certificate.pem(), coming.certificate.pem());
+            std::fs::write(&ca, both).unwrap();
+            tls.kept.reread().await;
+            assert!(is_revoked(&tls, &root, 2), "{what}: the list of the other one counts");
+            let unknown = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
+            assert_eq!(verify(&tls, &between, 8), Err(unknown), "{what}: whom it has revoked");
+            std::fs::write(&lists, format!("{}{}", nth(&root, 2, 6), nth(&between, 8, 6))).unwrap();
+            tls.kept.reread().await;
+            let found = [8, 9].map(|serial| is_revoked(&tls, &between, serial));
+            assert_eq!(found, [true, false], "{what}: it comes with the list");
+        }
     }
 }
