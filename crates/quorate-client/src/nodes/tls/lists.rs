@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor};
-use webpki::{BorrowedCertRevocationList, CertRevocationList, anchor_from_trusted_cert};
+use webpki::{CertRevocationList, OwnedCertRevocationList, anchor_from_trusted_cert};
 
 use crate::nodes::files::Source;
 use crate::nodes::tls::der::{self, Age, Signed};
@@ -122,9 +122,9 @@ fn add(
     before: Option<&InUse>,
     provider: &CryptoProvider,
 ) -> Result<bool, String> {
-    let list = BorrowedCertRevocationList::from_der(der);
-    let list =
-        CertRevocationList::Borrowed(list.map_err(|error| format!("cannot be read: {error}"))?);
+    // With its entries, as handshakes have it.
+    let list = OwnedCertRevocationList::from_der(der);
+    let list = CertRevocationList::Owned(list.map_err(|error| format!("cannot be read: {error}"))?);
     let issuer = list.issuer();
     let keys = trusted.get(issuer);
     if keys.is_some_and(|keys| !keys.iter().any(|key| is_signed(der, key, provider))) {

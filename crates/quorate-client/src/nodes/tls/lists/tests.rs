@@ -35,15 +35,20 @@ impl Authority {
 
     /// A list of this number, which says that the certificate is revoked.
     fn list(&self, serial: u64, number: SerialNumber) -> String {
+        self.made(serial, number, 2020, 2020)
+    }
+
+    /// It was made in the one year, and the certificate was revoked in the other.
+    fn made(&self, serial: u64, number: SerialNumber, year: i32, revoked_in: i32) -> String {
         let revoked = RevokedCertParams {
             serial_number: SerialNumber::from(serial),
-            revocation_time: date_time_ymd(2020, 1, 1),
+            revocation_time: date_time_ymd(revoked_in, 1, 1),
             reason_code: None,
             invalidity_date: None,
         };
         let list = CertificateRevocationListParams {
-            this_update: date_time_ymd(2020, 1, 1),
-            next_update: date_time_ymd(2021, 1, 1),
+            this_update: date_time_ymd(year, 1, 1),
+            next_update: date_time_ymd(year + 1, 1, 1),
             crl_number: number,
             issuing_distribution_point: None,
             revoked_certs: vec![revoked],
@@ -148,6 +153,8 @@ async fn a_bad_list_of_a_ca_between_keeps_no_list_of_another_back() {
     let foreign = [
         ("older", nth(&anew, 8, 1)),
         ("unreadable", unreadable(&between)),
+        // No time is before 1970. So it is with reasons and issuers of entries.
+        ("an unreadable entry", between.made(9, SerialNumber::from(6_u64), 2020, 1960)),
         ("twice", format!("{used}{}", nth(&anew, 8, 6))),
         ("older, then a newer one", format!("{}{}", nth(&anew, 8, 1), nth(&between, 7, 6))),
     ];
@@ -175,7 +182,7 @@ async fn a_bad_list_of_a_ca_between_keeps_no_list_of_another_back() {
         assert_eq!(tls.kept.changes(), 0, "{what}");
     }
     // Nor does a client start with one that is wrong by itself.
-    for (what, bad) in &foreign[1..3] {
+    for (what, bad) in &foreign[1..4] {
         assert!(start(format!("{}{bad}", nth(&root, 1, 5))).is_err(), "{what}");
     }
 }
