@@ -34,7 +34,7 @@ use tower::ServiceExt as _;
 use crate::nodes::dial::CONNECT_WITHIN;
 use crate::nodes::files::{Before, Kept, Source};
 use crate::nodes::tls::der::is_authority;
-use crate::nodes::tls::lists::InUse;
+use crate::nodes::tls::lists::{Authorities, InUse};
 use crate::nodes::tls::watched::Watched;
 
 /// What nodes speak (gRPC is HTTP/2).
@@ -208,9 +208,9 @@ fn load(
         _ => None,
     };
     let between = own.iter().flat_map(|(_, _, (chain, _))| chain.iter().skip(1));
-    let trusted = lists::authorities(&roots, between);
+    let authorities = Authorities::new(&roots, between);
     let before = before.map(|(before, _)| &before.lists);
-    let lists = lists::check(&revoked(crls)?, &trusted, before, adds, &provider)?;
+    let lists = lists::check(&revoked(crls)?, &authorities, before, adds, &provider)?;
     // As nodes do it: whose CA has no list is not revoked, and an old list is better than none.
     let verifier = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone())
         .with_crls(lists.values().map(|list| list.der.clone()))

@@ -7,7 +7,7 @@
 //! by the CA that a node shows, and verify it then. Once it is in use, only a newer one takes its
 //! place: nobody here knows whether that CA is gone, or the file was read half written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
@@ -29,23 +29,41 @@ pub(super) struct List {
     pub(super) der: CertificateRevocationListDer<'static>,
 }
 
-/// The keys of the CAs whose lists are taken, by subject: while a CA is replaced, two may have the
-/// same name.
-type Authorities = BTreeMap<Vec<u8>, Vec<Vec<u8>>>;
+/// Their keys, by subject: while a CA is replaced, two may have the same name.
+type Keys = BTreeMap<Vec<u8>, BTreeSet<Vec<u8>>>;
 
-/// The trusted CAs, and those between them and this client's own certificate.
-pub(super) fn authorities<'a>(
-    roots: &RootCertStore,
-    between: impl Iterator<Item = &'a CertificateDer<'static>>,
-) -> Authorities {
-    let mut authorities = Authorities::new();
-    let mut add = |anchor: &TrustAnchor<'_>| {
-        let keys = authorities.entry(anchor.subject.to_vec()).or_default();
-        keys.push(anchor.subject_public_key_info.to_vec());
-    };
-    roots.roots.iter().for_each(&mut add);
-    between.filter_map(|of| anchor_from_trusted_cert(of).ok()).for_each(|anchor| add(&anchor));
-    authorities
+/// The CAs whose signatures are known here.
+pub(super) struct Authorities {
+    /// Those that are trusted: their lists have to be there, and good.
+    trusted: Keys,
+    /// Others, between those and this client's own certificate. Their lists keep no other
+    /// certificate of its own away: by them, nobody is trusted.
+    between: Keys,
+}
+
+impl Authorities {
+    pub(super) fn new<'a>(
+        roots: &RootCertStore,
+        between: impl Iterator<Item = &'a CertificateDer<'static>>,
+    ) -> Self {
+        let mut of = Self { trusted: Keys::new(), between: Keys::new() };
+        let add = |to: &mut Keys, anchor: &TrustAnchor<'_>| {
+            let keys = to.entry(anchor.subject.to_vec()).or_default();
+            keys.insert(anchor.subject_public_key_info.to_vec());
+        };
+        roots.roots.iter().for_each(|anchor| add(&mut of.trusted, anchor));
+        let between = between.filter_map(|of| anchor_from_trusted_cert(of).ok());
+        between.for_each(|anchor| add(&mut of.between, &anchor));
+        of
+    }
+
+    fn trusts(&self, issuer: &[u8]) -> bool {
+        self.trusted.contains_key(issuer)
+    }
+
+    fn keys(&self, issuer: &[u8]) -> Option<&BTreeSet<Vec<u8>>> {
+        self.trusted.get(issuer).or_else(|| self.between.get(issuer))
+    }
 }
 
 /// Those that are in use from now on. `before`: those in use until now; `adds`: whether a CA is
@@ -64,7 +82,7 @@ pub(super) fn authorities<'a>(
 /// that would only keep a CA trusted whose list has gone with it.
 pub(super) fn check(
     lists: &[Named<'_>],
-    trusted: &Authorities,
+    authorities: &Authorities,
     before: Option<&InUse>,
     adds: bool,
     provider: &CryptoProvider,
@@ -73,8 +91,8 @@ pub(super) fn check(
     let mut known = 0;
     for (source, number, der) in lists {
         let fault = |what: &str| format!("{source}: list {number} in it {what}");
-        let is_foreign = der::issuer(der).is_some_and(|issuer| !trusted.contains_key(issuer));
-        match add(&mut in_use, der, trusted, before, provider) {
+        let is_foreign = der::issuer(der).is_some_and(|issuer| !authorities.trusts(issuer));
+        match add(&mut in_use, der, authorities, before, provider) {
             Ok(true) => known += 1,
             Ok(false) => tracing::warn!(
                 list = fault("is of no CA that this client trusts"),
@@ -98,7 +116,7 @@ pub(super) fn check(
             continue;
         }
         let of = der::common_name(issuer).unwrap_or_else(|| "a CA".to_owned());
-        if trusted.contains_key(issuer) {
+        if authorities.trusts(issuer) {
             return Err(format!("the revocation list of {of:?}, in use, is not there any more"));
         }
         tracing::warn!(
@@ -111,14 +129,14 @@ pub(super) fn check(
     Ok(in_use)
 }
 
-/// Puts a list into use. Returns whether it is of a CA that is trusted.
+/// Puts a list into use. Returns whether it is of a CA that is known here.
 ///
 /// # Errors
 /// As of `check`, without the list's name.
 fn add(
     in_use: &mut InUse,
     der: &CertificateRevocationListDer<'static>,
-    trusted: &Authorities,
+    authorities: &Authorities,
     before: Option<&InUse>,
     provider: &CryptoProvider,
 ) -> Result<bool, String> {
@@ -126,7 +144,7 @@ fn add(
     let list = OwnedCertRevocationList::from_der(der);
     let list = CertRevocationList::Owned(list.map_err(|error| format!("cannot be read: {error}"))?);
     let issuer = list.issuer();
-    let keys = trusted.get(issuer);
+    let keys = authorities.keys(issuer);
     if keys.is_some_and(|keys| !keys.iter().any(|key| is_signed(der, key, provider))) {
         return Err("is not signed by the CA of which it says it is".to_owned());
     }

@@ -4,9 +4,10 @@ use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams, DnType,
     IsCa, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber, date_time_ymd,
 };
-use rustls::CertificateError;
 use rustls::client::danger::ServerCertVerifier as _;
 use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{CertificateError, SignatureScheme};
 
 use super::*;
 use crate::nodes::tls::{Encryption, Tls};
@@ -248,6 +249,55 @@ async fn a_ca_that_is_added_waits_for_a_list_of_a_ca_between() {
             tls.kept.reread().await;
             let found = [8, 9].map(|serial| is_revoked(&tls, &between, serial));
             assert_eq!(found, [true, false], "{what}: it comes with the list");
+        }
+    }
+}
+
+/// A certificate of a CA between, which is known by it alone.
+#[tokio::test]
+async fn a_list_keeps_no_certificate_of_the_clients_own_away() {
+    let root = Authority::new("root", None);
+    let [between, namesake] = [(); 2].map(|()| Authority::new("between", Some(&root)));
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name);
+    let put = |name: &str, text: &str| std::fs::write(file(name), text).unwrap();
+    let nth = |of: &Authority, serial, number: u64| of.list(serial, SerialNumber::from(number));
+    let own = |of: &Authority| {
+        let key = KeyPair::generate().unwrap();
+        let own = CertificateParams::default().signed_by(&key, &of.issuer).unwrap();
+        (own.pem() + &of.certificate.pem(), key.serialize_pem())
+    };
+    let of_between = nth(&between, 7, 5);
+    for (what, lists, stays) in [
+        ("it is gone", String::new(), true),
+        ("older", nth(&between, 8, 4), true),
+        ("another's", nth(&namesake, 7, 6), false),
+        ("unreadable", between.list(8, SerialNumber::from(vec![1; 21])), true),
+    ] {
+        for in_order in [true, false] {
+            let (certificate, key) = own(&root);
+            put("certificate", &certificate);
+            put("key", &key);
+            put("lists", &format!("{}{of_between}", nth(&root, 1, 5)));
+            let tls = Tls::new().ca_pem(root.certificate.pem()).crl_file(file("lists"));
+            let tls = tls.identity_files(file("certificate"), file("key")).load().unwrap();
+            put("lists", &format!("{}{lists}", nth(&root, 2, 6)));
+            if in_order {
+                tls.kept.reread().await;
+            }
+            let (certificate, key) = own(&between);
+            put("certificate", &certificate);
+            put("key", &key);
+            tls.kept.reread().await;
+            let loaded = tls.kept.now();
+            let schemes = [SignatureScheme::ECDSA_NISTP256_SHA256];
+            let shown = loaded.config.client_auth_cert_resolver.resolve(&[], &schemes).unwrap();
+            let new = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
+            assert_eq!(shown.cert[0], new, "{what}: the new certificate is shown");
+            assert!(is_revoked(&tls, &root, 2), "{what}: the list of the other one counts");
+            if stays {
+                assert!(is_revoked(&tls, &between, 7), "{what}: what was in use");
+            }
         }
     }
 }
