@@ -137,7 +137,7 @@ impl<T: Send + Sync + 'static> Kept<T> {
         sources: Vec<Vec<Source>>,
         make: impl Fn(&[&[Vec<u8>]], Option<Before<'_, T>>) -> Result<T, String> + Send + Sync + 'static,
     ) -> Result<Self, String> {
-        let read: Vec<_> = sources.iter().map(|part| read_all(part)).collect();
+        let read = read_parts(&sources);
         let hasher = RandomState::new();
         let seen = hasher.hash_one(&read);
         let used = read.into_iter().collect::<Result<Vec<Contents>, String>>()?;
@@ -206,7 +206,7 @@ impl<T: Send + Sync + 'static> Kept<T> {
 
 impl<T> Shared<T> {
     fn read(&self) {
-        let read: Vec<_> = self.sources.iter().map(|part| read_all(part)).collect();
+        let read = read_parts(&self.sources);
         let found = self.hasher.hash_one(&read);
         if self.seen.swap(found, Ordering::AcqRel) == found {
             return;
@@ -279,6 +279,16 @@ impl<T> Shared<T> {
         }
         (None, fault)
     }
+}
+
+/// Of each part. What two parts are made of is read once: both are to have the same.
+fn read_parts(sources: &[Vec<Source>]) -> Vec<Result<Contents, String>> {
+    let mut read: Vec<Result<Contents, String>> = Vec::new();
+    for (at, part) in sources.iter().enumerate() {
+        let same = sources[..at].iter().position(|before| before == part);
+        read.push(same.map_or_else(|| read_all(part), |same| read[same].clone()));
+    }
+    read
 }
 
 fn read_all(sources: &[Source]) -> Result<Contents, String> {
@@ -457,6 +467,25 @@ mod tests {
         assert!(waited.is_ok(), "it was waited for");
         assert_eq!(kept.0.readings.load(Ordering::Acquire), 1, "no thread more hangs");
         assert_eq!((meanwhile, (*kept.now(), kept.changes())), ((1, 0), (2, 1)));
+    }
+
+    /// As `<(...)` of a shell is, whose second reader would wait for ever.
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_that_two_parts_are_made_of_is_read_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("number");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let part = vec![Source::file(&path)];
+        let (done, made) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let kept = Kept::new("numbers", vec![part.clone(), part], |parts, _| {
+                Ok([parse(parts[0])?, parse(parts[1])?])
+            });
+            done.send(*kept.unwrap().now())
+        });
+        std::fs::write(&path, "1").unwrap();
+        assert_eq!(made.recv_timeout(Duration::from_secs(30)).unwrap(), [1, 1]);
     }
 
     #[test]

@@ -153,15 +153,16 @@ impl Tls {
             return Err("no CA was given, so no node could be trusted".to_owned());
         }
         let own = self.identity.into_iter().flat_map(|(certificate, key)| [certificate, key]);
-        // What is revoked goes before whom to trust, and that before who this client is.
-        let sources = vec![self.lists, self.cas, own.collect()];
+        // What is revoked goes before whom to trust, and that before who this client is. A CA goes
+        // by the first of two equal parts, and comes by the other, which may have to wait.
+        let sources = vec![self.lists, self.cas.clone(), self.cas, own.collect()];
         let named = sources.clone();
         let make = move |parts: &[&[Vec<u8>]], before: Option<Before<'_, Loaded>>| {
             let given = |at: usize| -> Vec<Given<'_>> {
                 named[at].iter().zip(parts[at].iter().map(Vec::as_slice)).collect()
             };
             let before = before.map(|Before { value, left }| (value, left[0]));
-            load(&given(1), &given(0), &given(2), before)
+            load([&given(1), &given(2)], &given(0), &given(3), before)
         };
         let kept = Kept::new("the client's certificates", sources, make)?;
         let tcp = tcp(GaiResolver::new(), CONNECT_WITHIN);
@@ -186,17 +187,22 @@ struct Loaded {
     lists: InUse,
 }
 
-/// `own`: a certificate and its key, or nothing; `before`: what is in use, and whether other lists
-/// than its own are there, which cannot be used.
+/// Whoever stands in both `cas` is trusted. `own`: a certificate and its key, or nothing; `before`:
+/// what is in use, and whether other lists than its own are there, which cannot be used.
 fn load(
-    cas: &[Given<'_>],
+    cas: [&[Given<'_>]; 2],
     crls: &[Given<'_>],
     own: &[Given<'_>],
     before: Option<(&Loaded, bool)>,
 ) -> Result<Loaded, String> {
     // Whatever provider the program has installed, or none: this is the one that is tested.
     let provider = Arc::new(ring::default_provider());
-    let roots = Arc::new(roots(cas)?);
+    let [mut roots, others] = [roots(cas[0])?, roots(cas[1])?];
+    roots.roots.retain(|root| others.roots.contains(root));
+    if roots.is_empty() {
+        return Err("none of the CAs in use is there any more, and new ones wait".to_owned());
+    }
+    let roots = Arc::new(roots);
     // Those may say whom the new CA has revoked.
     let is_new = |to: &Loaded| roots.roots.iter().any(|root| !to.roots.roots.contains(root));
     let adds = before.is_some_and(|(before, _)| is_new(before));
