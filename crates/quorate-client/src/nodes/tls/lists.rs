@@ -73,9 +73,9 @@ impl Authorities {
 /// One is of a trusted CA and not signed by it; it goes back behind the one before, by which
 /// something would be trusted again that was revoked; or it is missing, which does the same; or
 /// there are two of one CA, of which handshakes would look at the first; or it cannot be read. Of
-/// a CA that is not trusted, the one in use stays instead: that CA may be gone, or made anew under
-/// its name, and the rest of the file is good. Not so where a CA is added: the other one may be
-/// below it, and what that has revoked is not known.
+/// a CA that is not trusted, the one in use stays instead, or the newest of two counts: that CA may
+/// be gone, or made anew under its name, and the rest of the file is good. Not so where a CA is
+/// added: the other one may be below it, and what that has revoked is not known.
 ///
 /// Or, where there were none before, one has such a fault whoever its CA is, or none is of a
 /// trusted CA: whoever starts with the wrong file is not to believe that it does something. Later,
@@ -115,7 +115,7 @@ pub(super) fn check(
         if in_use.contains_key(issuer) {
             continue;
         }
-        let of = der::common_name(issuer).unwrap_or_else(|| "a CA".to_owned());
+        let of = name(issuer);
         if authorities.trusts(issuer) {
             return Err(format!("the revocation list of {of:?}, in use, is not there any more"));
         }
@@ -127,6 +127,11 @@ pub(super) fn check(
         in_use.insert(issuer.clone(), list.clone());
     }
     Ok(in_use)
+}
+
+/// Of a CA, by its subject, for messages.
+fn name(issuer: &[u8]) -> String {
+    der::common_name(issuer).unwrap_or_else(|| "a CA".to_owned())
 }
 
 /// Puts a list into use. Returns whether it is of a CA that is known here.
@@ -153,13 +158,25 @@ fn add(
     if used.is_some_and(|used| age.is_before(&used.age)) {
         return Err("is older than the one in use".to_owned());
     }
-    if in_use.contains_key(issuer) {
-        return Err(
-            "is of the same CA as one before it, and only one is looked at: keep the newest"
-                .to_owned(),
-        );
+    let is_newer = match in_use.get(issuer) {
+        Some(_) if before.is_none() || authorities.trusts(issuer) => {
+            return Err(
+                "is of the same CA as one before it, and only one is looked at: keep the newest"
+                    .to_owned(),
+            );
+        }
+        Some(other) => {
+            tracing::warn!(
+                of = name(issuer),
+                "there are two revocation lists of a CA that this client does not trust: the newest counts; no client starts with both"
+            );
+            other.age.is_before(&age)
+        }
+        None => true,
+    };
+    if is_newer {
+        in_use.insert(issuer.to_vec(), List { age, der: der.clone() });
     }
-    in_use.insert(issuer.to_vec(), List { age, der: der.clone() });
     Ok(keys.is_some())
 }
 
