@@ -136,12 +136,11 @@ async fn a_list_of_a_ca_between_stays_when_it_is_not_there_any_more() {
     }
 }
 
-/// Nodes' own CA made anew, under its name, numbers its lists from 1 again; the lists of ours
-/// go on.
+/// The lists of ours go on.
 #[tokio::test]
 async fn a_bad_list_of_a_ca_between_keeps_no_list_of_another_back() {
     let root = Authority::new("root", None);
-    let [between, anew] = [(); 2].map(|()| Authority::new("between", Some(&root)));
+    let between = Authority::new("between", Some(&root));
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("lists");
     let nth = |of: &Authority, serial, number: u64| of.list(serial, SerialNumber::from(number));
@@ -152,11 +151,11 @@ async fn a_bad_list_of_a_ca_between_keeps_no_list_of_another_back() {
     };
     let used = nth(&between, 7, 5);
     let foreign = [
-        ("older", nth(&anew, 8, 1)),
+        ("older", nth(&between, 8, 4)),
         ("unreadable", unreadable(&between)),
         // No time is before 1970. So it is with reasons and issuers of entries.
         ("an unreadable entry", between.made(9, SerialNumber::from(6_u64), 2020, 1960)),
-        ("older, then a newer one", format!("{}{}", nth(&anew, 8, 1), nth(&between, 7, 6))),
+        ("older, then a newer one", format!("{}{}", nth(&between, 8, 4), nth(&between, 7, 6))),
     ];
     for (what, bad) in &foreign {
         for is_first in [true, false] {
@@ -184,6 +183,39 @@ async fn a_bad_list_of_a_ca_between_keeps_no_list_of_another_back() {
     // Nor does a client start with one that is wrong by itself.
     for (what, bad) in &foreign[1..3] {
         assert!(start(format!("{}{bad}", nth(&root, 1, 5))).is_err(), "{what}");
+    }
+}
+
+/// It numbers its lists from 1 again. Of one key, they go forward only.
+#[tokio::test]
+async fn a_list_of_a_ca_that_was_made_anew_under_its_name_counts() {
+    let [old, new] = [(); 2].map(|()| Authority::new("ours", None));
+    let dir = tempfile::tempdir().unwrap();
+    let [ca, lists] = ["ca", "lists"].map(|name| dir.path().join(name));
+    let nth = |of: &Authority, serial, number: u64| of.list(serial, SerialNumber::from(number));
+    std::fs::write(&ca, old.certificate.pem()).unwrap();
+    std::fs::write(&lists, nth(&old, 7, 5)).unwrap();
+    let tls = Tls::new().ca_file(&ca).crl_file(&lists).load().unwrap();
+    std::fs::write(&lists, nth(&old, 8, 4)).unwrap();
+    tls.kept.reread().await;
+    assert_eq!(tls.kept.changes(), 0, "of the same key");
+    std::fs::write(&ca, new.certificate.pem()).unwrap();
+    std::fs::write(&lists, nth(&new, 8, 1)).unwrap();
+    tls.kept.reread().await;
+    assert_eq!([7, 8].map(|serial| is_revoked(&tls, &new, serial)), [false, true]);
+    // So it is where the client does not trust it, as nodes' own.
+    let root = Authority::new("root", None);
+    let [old, new] = [(); 2].map(|()| Authority::new("between", Some(&root)));
+    std::fs::write(&lists, root.revokes(1) + &nth(&old, 7, 5)).unwrap();
+    let tls = Tls::new().ca_pem(root.certificate.pem()).crl_file(&lists).load().unwrap();
+    let earlier = new.made(7, SerialNumber::from(9_u64), 2019, 2019);
+    for (what, list, of, expected) in [
+        ("made before", earlier, &old, [true, false]),
+        ("made anew", nth(&new, 8, 1), &new, [false, true]),
+    ] {
+        std::fs::write(&lists, root.revokes(2) + &list).unwrap();
+        tls.kept.reread().await;
+        assert_eq!([7, 8].map(|serial| is_revoked(&tls, of, serial)), expected, "{what}");
     }
 }
 
