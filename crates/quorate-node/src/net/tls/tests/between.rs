@@ -152,3 +152,23 @@ async fn an_authority_that_is_replaced_goes_at_once() {
         tls.reload().await;
     }
 }
+
+/// Its lists begin with 1 again. Of one key, they go forward only.
+#[tokio::test]
+async fn an_authority_that_was_made_anew_under_its_name_is_taken() {
+    let [old, new] = ["ours", "ours"].map(Authority::new);
+    let files = Files::new(&old, &old.node(2060));
+    files.put("ca.crl", &old.list(5, &[2]));
+    let tls = files.open().await;
+    files.put("ca.crl", &old.list(4, &[]));
+    tls.reload().await;
+    assert!(tls.is_refused() && !takes(&tls, &old.client(2)), "of the same key");
+    let (cert, key) = new.node(2060);
+    for (name, text) in [("node.crt", &cert), ("node.key", &key), ("ca.crt", &new.pem)] {
+        files.put(name, text);
+    }
+    files.put("ca.crl", &new.list(1, &[3]));
+    tls.reload().await;
+    assert!(!tls.is_refused() && takes(&tls, &new.client(2)), "made anew");
+    assert!(!takes(&tls, &new.client(3)) && !takes(&tls, &old.client(4)));
+}
