@@ -72,7 +72,7 @@ const CIRCLES: &[(&str, &[&str], &str)] = &[
     ),
     (
         "quorate-node",
-        &["net/tls/error", "net/tls/files", "net/tls/lists", "net/tls/verify"],
+        &["net/tls/error", "net/tls/files", "net/tls/lists", "net/tls/pem", "net/tls/verify"],
         "what can be wrong with files names which file it is",
     ),
     (

@@ -7,9 +7,10 @@ use std::fmt;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -136,7 +137,7 @@ impl<T: Send + Sync + 'static> Kept<T> {
         sources: Vec<Vec<Source>>,
         make: impl Fn(&[&[Vec<u8>]], Option<Before<'_, T>>) -> Result<T, String> + Send + Sync + 'static,
     ) -> Result<Self, String> {
-        let read: Vec<_> = sources.iter().map(|part| read_all(part)).collect();
+        let read = read_parts(&sources);
         let hasher = RandomState::new();
         let seen = hasher.hash_one(&read);
         let used = read.into_iter().collect::<Result<Vec<Contents>, String>>()?;
@@ -190,15 +191,8 @@ impl<T: Send + Sync + 'static> Kept<T> {
             shared.read();
             drop(alone);
         });
-        match reading.await {
-            // Its message may have what was read in it.
-            Err(error) if error.is_panic() => tracing::warn!(
-                what = self.0.what,
-                "reading it panicked, which is a fault of this library; the one before stays"
-            ),
-            // It cannot be waited for while the runtime is being shut down.
-            Ok(()) | Err(_) => {}
-        }
+        // It cannot be waited for while the runtime is being shut down.
+        let _done_or_shut_down = reading.await;
     }
 
     /// Reads again for ever.
@@ -212,13 +206,12 @@ impl<T: Send + Sync + 'static> Kept<T> {
 
 impl<T> Shared<T> {
     fn read(&self) {
-        let read: Vec<_> = self.sources.iter().map(|part| read_all(part)).collect();
+        let read = read_parts(&self.sources);
         let found = self.hasher.hash_one(&read);
         if self.seen.swap(found, Ordering::AcqRel) == found {
             return;
         }
-        // What is read is foreign: a parser that panics at it is not to end all later readings.
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = self.used.lock().expect("invariant: nothing panics under this lock");
         let unread = read.iter().find_map(|part| part.as_ref().err().cloned());
         let mut is_new = false;
         // What did not fit the rest may fit what is taken of it.
@@ -229,6 +222,7 @@ impl<T> Shared<T> {
             self.changes.fetch_add(1, Ordering::AcqRel);
             (*used, is_new) = (contents, true);
         };
+        drop(used);
         match (fault, is_new) {
             (None, true) => tracing::info!(what = self.what, "it has changed and was taken over"),
             (None, false) => tracing::info!(what = self.what, "it is the one in use again"),
@@ -268,7 +262,12 @@ impl<T> Shared<T> {
             }
             let is_other = |at: usize| read[at].as_ref().ok() != Some(&used[at]);
             let left: Vec<_> = (0..read.len()).map(|at| !is_taken(at) && is_other(at)).collect();
-            match (self.make)(&parts, Some(Before { value: &before, left: &left })) {
+            let before = Some(Before { value: &**before, left: &left });
+            // What is read is foreign: a parser that panics at it is to hold back nothing else. Its
+            // message may have what was read in it.
+            let made = catch_unwind(AssertUnwindSafe(|| (self.make)(&parts, before)));
+            let panicked = "its parser panicked, which is a fault of this library";
+            match made.unwrap_or_else(|_panic| Err(panicked.to_owned())) {
                 Ok(value) => {
                     return (
                         Some((value, parts.iter().map(|part| part.to_vec()).collect())),
@@ -280,6 +279,16 @@ impl<T> Shared<T> {
         }
         (None, fault)
     }
+}
+
+/// Of each part. What two parts are made of is read once: both are to have the same.
+fn read_parts(sources: &[Vec<Source>]) -> Vec<Result<Contents, String>> {
+    let mut read: Vec<Result<Contents, String>> = Vec::new();
+    for (at, part) in sources.iter().enumerate() {
+        let same = sources[..at].iter().position(|before| before == part);
+        read.push(same.map_or_else(|| read_all(part), |same| read[same].clone()));
+    }
+    read
 }
 
 fn read_all(sources: &[Source]) -> Result<Contents, String> {
@@ -378,19 +387,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_content_that_its_parser_panics_at_keeps_no_later_one_away() {
+    async fn a_content_that_its_parser_panics_at_holds_back_no_other() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("number");
-        std::fs::write(&path, "1").unwrap();
-        let kept = Kept::new("a number", vec![vec![Source::file(&path)]], |parts, _| {
-            assert_ne!(parts[0][0], b"panic", "as the parser of a library");
-            parse(parts[0])
+        let paths = ["a", "b"].map(|name| dir.path().join(name));
+        let put = |texts: [&str; 2]| {
+            paths.iter().zip(texts).for_each(|(path, text)| std::fs::write(path, text).unwrap());
+        };
+        put(["1", "1"]);
+        let sources = paths.iter().map(|path| vec![Source::file(path)]).collect();
+        let kept = Kept::new("numbers", sources, |parts, _| {
+            assert!(parts.iter().all(|part| part[0] != b"panic"), "as the parser of a library");
+            Ok([parse(parts[0])?, parse(parts[1])?])
         });
         let kept = kept.unwrap();
-        for (text, expected) in [("panic", (1, 0)), ("2", (2, 1)), ("x", (2, 1)), ("3", (3, 2))] {
-            std::fs::write(&path, text).unwrap();
+        for (texts, expected) in [
+            (["panic", "2"], ([1, 2], 1)),
+            (["3", "panic"], ([3, 2], 2)),
+            (["panic", "panic"], ([3, 2], 2)),
+            (["4", "x"], ([4, 2], 3)),
+            (["5", "5"], ([5, 5], 4)),
+        ] {
+            put(texts);
             kept.reread().await;
-            assert_eq!((*kept.now(), kept.changes()), expected, "{text}");
+            assert_eq!((*kept.now(), kept.changes()), expected, "{texts:?}");
         }
     }
 
@@ -448,6 +467,25 @@ mod tests {
         assert!(waited.is_ok(), "it was waited for");
         assert_eq!(kept.0.readings.load(Ordering::Acquire), 1, "no thread more hangs");
         assert_eq!((meanwhile, (*kept.now(), kept.changes())), ((1, 0), (2, 1)));
+    }
+
+    /// As `<(...)` of a shell is, whose second reader would wait for ever.
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_that_two_parts_are_made_of_is_read_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("number");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let part = vec![Source::file(&path)];
+        let (done, made) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let kept = Kept::new("numbers", vec![part.clone(), part], |parts, _| {
+                Ok([parse(parts[0])?, parse(parts[1])?])
+            });
+            done.send(*kept.unwrap().now())
+        });
+        std::fs::write(&path, "1").unwrap();
+        assert_eq!(made.recv_timeout(Duration::from_secs(30)).unwrap(), [1, 1]);
     }
 
     #[test]

@@ -34,7 +34,7 @@ use tower::ServiceExt as _;
 use crate::nodes::dial::CONNECT_WITHIN;
 use crate::nodes::files::{Before, Kept, Source};
 use crate::nodes::tls::der::is_authority;
-use crate::nodes::tls::lists::InUse;
+use crate::nodes::tls::lists::{Authorities, InUse};
 use crate::nodes::tls::watched::Watched;
 
 /// What nodes speak (gRPC is HTTP/2).
@@ -95,7 +95,8 @@ impl Tls {
     /// in use; one that is older than the one before is refused. Lists of CAs that are not trusted
     /// here may stand beside those of CAs that are, as nodes have them; one that was there stays in
     /// use until the client starts again, unless a newer one comes, and one that cannot be used
-    /// holds back no list of another CA. (A client does not start with a list that cannot be read.)
+    /// holds back no list of another CA, only CAs that are added. (A client does not start with a
+    /// list that cannot be read.)
     ///
     /// A new list ends the connections to those whose certificates it has, also where calls and
     /// watches are under way: they go on with other nodes. So does a CA that is taken away, and the
@@ -152,15 +153,16 @@ impl Tls {
             return Err("no CA was given, so no node could be trusted".to_owned());
         }
         let own = self.identity.into_iter().flat_map(|(certificate, key)| [certificate, key]);
-        // What is revoked goes before whom to trust, and that before who this client is.
-        let sources = vec![self.lists, self.cas, own.collect()];
+        // What is revoked goes before whom to trust, and that before who this client is. A CA goes
+        // by the first of two equal parts, and comes by the other, which may have to wait.
+        let sources = vec![self.lists, self.cas.clone(), self.cas, own.collect()];
         let named = sources.clone();
         let make = move |parts: &[&[Vec<u8>]], before: Option<Before<'_, Loaded>>| {
             let given = |at: usize| -> Vec<Given<'_>> {
                 named[at].iter().zip(parts[at].iter().map(Vec::as_slice)).collect()
             };
             let before = before.map(|Before { value, left }| (value, left[0]));
-            load(&given(1), &given(0), &given(2), before)
+            load([&given(1), &given(2)], &given(0), &given(3), before)
         };
         let kept = Kept::new("the client's certificates", sources, make)?;
         let tcp = tcp(GaiResolver::new(), CONNECT_WITHIN);
@@ -185,20 +187,26 @@ struct Loaded {
     lists: InUse,
 }
 
-/// `own`: a certificate and its key, or nothing; `before`: what is in use, and whether other lists
-/// than its own are there, which cannot be used.
+/// Whoever stands in both `cas` is trusted. `own`: a certificate and its key, or nothing; `before`:
+/// what is in use, and whether other lists than its own are there, which cannot be used.
 fn load(
-    cas: &[Given<'_>],
+    cas: [&[Given<'_>]; 2],
     crls: &[Given<'_>],
     own: &[Given<'_>],
     before: Option<(&Loaded, bool)>,
 ) -> Result<Loaded, String> {
     // Whatever provider the program has installed, or none: this is the one that is tested.
     let provider = Arc::new(ring::default_provider());
-    let roots = Arc::new(roots(cas)?);
+    let [mut roots, others] = [roots(cas[0])?, roots(cas[1])?];
+    roots.roots.retain(|root| others.roots.contains(root));
+    if roots.is_empty() {
+        return Err("none of the CAs in use is there any more, and new ones wait".to_owned());
+    }
+    let roots = Arc::new(roots);
     // Those may say whom the new CA has revoked.
-    let adds = |to: &Loaded| roots.roots.iter().any(|root| !to.roots.roots.contains(root));
-    if before.is_some_and(|(before, has_bad_lists)| has_bad_lists && adds(before)) {
+    let is_new = |to: &Loaded| roots.roots.iter().any(|root| !to.roots.roots.contains(root));
+    let adds = before.is_some_and(|(before, _)| is_new(before));
+    if adds && before.is_some_and(|(_, has_bad_lists)| has_bad_lists) {
         return Err("a CA that is new waits for revocation lists that can be used".to_owned());
     }
     let own = match own {
@@ -206,9 +214,9 @@ fn load(
         _ => None,
     };
     let between = own.iter().flat_map(|(_, _, (chain, _))| chain.iter().skip(1));
-    let trusted = lists::authorities(&roots, between);
+    let authorities = Authorities::new(&roots, between);
     let before = before.map(|(before, _)| &before.lists);
-    let lists = lists::check(&revoked(crls)?, &trusted, before, &provider)?;
+    let lists = lists::check(&revoked(crls)?, &authorities, before, adds, &provider)?;
     // As nodes do it: whose CA has no list is not revoked, and an old list is better than none.
     let verifier = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone())
         .with_crls(lists.values().map(|list| list.der.clone()))

@@ -8,6 +8,7 @@ mod error;
 mod files;
 mod lasting;
 mod lists;
+mod pem;
 mod told;
 mod verify;
 

@@ -17,11 +17,12 @@ const SET: u8 = 0x31;
 const OF_LIST: u8 = 0xa0;
 const OF_CERTIFICATE: u8 = 0xa3;
 
-/// `id-at-commonName` (2.5.4.3), `id-ce-basicConstraints` (2.5.29.19) and `id-ce-cRLNumber`
-/// (2.5.29.20).
+/// `id-at-commonName` (2.5.4.3), `id-ce-basicConstraints` (2.5.29.19), `id-ce-cRLNumber`
+/// (2.5.29.20) and `id-ce-authorityKeyIdentifier` (2.5.29.35).
 const COMMON_NAME: [u8; 3] = [0x55, 0x04, 0x03];
 const BASIC_CONSTRAINTS: [u8; 3] = [0x55, 0x1d, 0x13];
 const CRL_NUMBER: [u8; 3] = [0x55, 0x1d, 0x14];
+const AUTHORITY_KEY: [u8; 3] = [0x55, 0x1d, 0x23];
 
 /// Whether a certificate says that its holder may issue others. One of version 1 cannot.
 pub(super) fn is_authority(mut certificate: &[u8]) -> bool {
@@ -59,13 +60,17 @@ pub(super) struct Age {
     number: Vec<u8>,
     /// Digits, from the year on.
     this_update: Vec<u8>,
+    /// Which key has signed it, as it says itself; empty, if it does not.
+    key: Vec<u8>,
 }
 
 impl Age {
-    /// Whether a list that is to replace the other one was made before it.
+    /// Whether a list that is to replace the other one was made before it. Numbers are of one key:
+    /// a CA that was made anew, under its name, may begin with 1 again.
     pub(super) fn is_before(&self, other: &Self) -> bool {
         let number = |age: &Self| (age.number.len(), age.number.clone());
-        number(self) < number(other) || self.this_update < other.this_update
+        let is_lower = self.key == other.key && number(self) < number(other);
+        is_lower || self.this_update < other.this_update
     }
 }
 
@@ -80,7 +85,8 @@ pub(super) fn age(mut list: &[u8]) -> Option<Age> {
         None => &[],
     };
     let number = digits.iter().copied().skip_while(|digit| *digit == 0).collect();
-    Some(Age { number, this_update })
+    let key = extension(signed, OF_LIST, AUTHORITY_KEY).unwrap_or_default().to_vec();
+    Some(Age { number, this_update, key })
 }
 
 /// `YYMMDDHHMMSSZ`, until 2049, or with four digits for the year: with four digits.

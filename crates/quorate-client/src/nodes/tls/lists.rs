@@ -7,12 +7,12 @@
 //! by the CA that a node shows, and verify it then. Once it is in use, only a newer one takes its
 //! place: nobody here knows whether that CA is gone, or the file was read half written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor};
-use webpki::{BorrowedCertRevocationList, CertRevocationList, anchor_from_trusted_cert};
+use webpki::{CertRevocationList, OwnedCertRevocationList, anchor_from_trusted_cert};
 
 use crate::nodes::files::Source;
 use crate::nodes::tls::der::{self, Age, Signed};
@@ -29,57 +29,78 @@ pub(super) struct List {
     pub(super) der: CertificateRevocationListDer<'static>,
 }
 
-/// The keys of the CAs whose lists are taken, by subject: while a CA is replaced, two may have the
-/// same name.
-type Authorities = BTreeMap<Vec<u8>, Vec<Vec<u8>>>;
+/// Their keys, by subject: while a CA is replaced, two may have the same name.
+type Keys = BTreeMap<Vec<u8>, BTreeSet<Vec<u8>>>;
 
-/// The trusted CAs, and those between them and this client's own certificate.
-pub(super) fn authorities<'a>(
-    roots: &RootCertStore,
-    between: impl Iterator<Item = &'a CertificateDer<'static>>,
-) -> Authorities {
-    let mut authorities = Authorities::new();
-    let mut add = |anchor: &TrustAnchor<'_>| {
-        let keys = authorities.entry(anchor.subject.to_vec()).or_default();
-        keys.push(anchor.subject_public_key_info.to_vec());
-    };
-    roots.roots.iter().for_each(&mut add);
-    between.filter_map(|of| anchor_from_trusted_cert(of).ok()).for_each(|anchor| add(&anchor));
-    authorities
+/// The CAs whose signatures are known here.
+pub(super) struct Authorities {
+    /// Those that are trusted: their lists have to be there, and good.
+    trusted: Keys,
+    /// Others, between those and this client's own certificate. Their lists keep no other
+    /// certificate of its own away: by them, nobody is trusted.
+    between: Keys,
 }
 
-/// Those that are in use from now on. `before`: those in use until now.
+impl Authorities {
+    pub(super) fn new<'a>(
+        roots: &RootCertStore,
+        between: impl Iterator<Item = &'a CertificateDer<'static>>,
+    ) -> Self {
+        let mut of = Self { trusted: Keys::new(), between: Keys::new() };
+        let add = |to: &mut Keys, anchor: &TrustAnchor<'_>| {
+            let keys = to.entry(anchor.subject.to_vec()).or_default();
+            keys.insert(anchor.subject_public_key_info.to_vec());
+        };
+        roots.roots.iter().for_each(|anchor| add(&mut of.trusted, anchor));
+        let between = between.filter_map(|of| anchor_from_trusted_cert(of).ok());
+        between.for_each(|anchor| add(&mut of.between, &anchor));
+        of
+    }
+
+    fn trusts(&self, issuer: &[u8]) -> bool {
+        self.trusted.contains_key(issuer)
+    }
+
+    fn keys(&self, issuer: &[u8]) -> Option<&BTreeSet<Vec<u8>>> {
+        self.trusted.get(issuer).or_else(|| self.between.get(issuer))
+    }
+}
+
+/// Those that are in use from now on. `before`: those in use until now; `adds`: whether a CA is
+/// trusted from now on.
 ///
 /// # Errors
 /// One is of a trusted CA and not signed by it; it goes back behind the one before, by which
 /// something would be trusted again that was revoked; or it is missing, which does the same; or
 /// there are two of one CA, of which handshakes would look at the first; or it cannot be read. Of
-/// a CA that is not trusted, the one in use stays instead: that CA may be gone, or made anew under
-/// its name, and the rest of the file is good.
+/// a CA that is not trusted, the one in use stays instead, or the newest of two counts: that CA may
+/// be gone, or made anew under its name, and the rest of the file is good. Not so where a CA is
+/// added: the other one may be below it, and what that has revoked is not known.
 ///
 /// Or, where there were none before, one has such a fault whoever its CA is, or none is of a
 /// trusted CA: whoever starts with the wrong file is not to believe that it does something. Later,
 /// that would only keep a CA trusted whose list has gone with it.
 pub(super) fn check(
     lists: &[Named<'_>],
-    trusted: &Authorities,
+    authorities: &Authorities,
     before: Option<&InUse>,
+    adds: bool,
     provider: &CryptoProvider,
 ) -> Result<InUse, String> {
     let mut in_use = InUse::new();
     let mut known = 0;
     for (source, number, der) in lists {
         let fault = |what: &str| format!("{source}: list {number} in it {what}");
-        let is_foreign = der::issuer(der).is_some_and(|issuer| !trusted.contains_key(issuer));
-        match add(&mut in_use, der, trusted, before, provider) {
+        let is_foreign = der::issuer(der).is_some_and(|issuer| !authorities.trusts(issuer));
+        match add(&mut in_use, der, authorities, before, provider) {
             Ok(true) => known += 1,
             Ok(false) => tracing::warn!(
                 list = fault("is of no CA that this client trusts"),
                 "it counts only for nodes that show its CA below a trusted one; whether that CA signed it is seen only then"
             ),
-            Err(what) if is_foreign && before.is_some() => tracing::warn!(
+            Err(what) if is_foreign && before.is_some() && !adds => tracing::warn!(
                 list = fault(&what),
-                "it is of no CA that this client trusts, and is passed over"
+                "it is of no CA that this client trusts, and is passed over; no CA is added meanwhile, and no client starts with it"
             ),
             Err(what) => return Err(fault(&what)),
         }
@@ -94,8 +115,8 @@ pub(super) fn check(
         if in_use.contains_key(issuer) {
             continue;
         }
-        let of = der::common_name(issuer).unwrap_or_else(|| "a CA".to_owned());
-        if trusted.contains_key(issuer) {
+        let of = name(issuer);
+        if authorities.trusts(issuer) {
             return Err(format!("the revocation list of {of:?}, in use, is not there any more"));
         }
         tracing::warn!(
@@ -108,22 +129,27 @@ pub(super) fn check(
     Ok(in_use)
 }
 
-/// Puts a list into use. Returns whether it is of a CA that is trusted.
+/// Of a CA, by its subject, for messages.
+fn name(issuer: &[u8]) -> String {
+    der::common_name(issuer).unwrap_or_else(|| "a CA".to_owned())
+}
+
+/// Puts a list into use. Returns whether it is of a CA that is known here.
 ///
 /// # Errors
 /// As of `check`, without the list's name.
 fn add(
     in_use: &mut InUse,
     der: &CertificateRevocationListDer<'static>,
-    trusted: &Authorities,
+    authorities: &Authorities,
     before: Option<&InUse>,
     provider: &CryptoProvider,
 ) -> Result<bool, String> {
-    let list = BorrowedCertRevocationList::from_der(der);
-    let list =
-        CertRevocationList::Borrowed(list.map_err(|error| format!("cannot be read: {error}"))?);
+    // With its entries, as handshakes have it.
+    let list = OwnedCertRevocationList::from_der(der);
+    let list = CertRevocationList::Owned(list.map_err(|error| format!("cannot be read: {error}"))?);
     let issuer = list.issuer();
-    let keys = trusted.get(issuer);
+    let keys = authorities.keys(issuer);
     if keys.is_some_and(|keys| !keys.iter().any(|key| is_signed(der, key, provider))) {
         return Err("is not signed by the CA of which it says it is".to_owned());
     }
@@ -132,13 +158,25 @@ fn add(
     if used.is_some_and(|used| age.is_before(&used.age)) {
         return Err("is older than the one in use".to_owned());
     }
-    if in_use.contains_key(issuer) {
-        return Err(
-            "is of the same CA as one before it, and only one is looked at: keep the newest"
-                .to_owned(),
-        );
+    let is_newer = match in_use.get(issuer) {
+        Some(_) if before.is_none() || authorities.trusts(issuer) => {
+            return Err(
+                "is of the same CA as one before it, and only one is looked at: keep the newest"
+                    .to_owned(),
+            );
+        }
+        Some(other) => {
+            tracing::warn!(
+                of = name(issuer),
+                "there are two revocation lists of a CA that this client does not trust: the newest counts; no client starts with both"
+            );
+            other.age.is_before(&age)
+        }
+        None => true,
+    };
+    if is_newer {
+        in_use.insert(issuer.to_vec(), List { age, der: der.clone() });
     }
-    in_use.insert(issuer.to_vec(), List { age, der: der.clone() });
     Ok(keys.is_some())
 }
 
@@ -155,216 +193,4 @@ fn is_signed(list: &[u8], key: &[u8], provider: &CryptoProvider) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use rcgen::{
-        BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams, DnType,
-        IsCa, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber, date_time_ymd,
-    };
-    use rustls::CertificateError;
-    use rustls::client::danger::ServerCertVerifier as _;
-    use rustls::pki_types::ServerName;
-
-    use super::*;
-    use crate::nodes::tls::{Encryption, Tls};
-
-    struct Authority {
-        certificate: Certificate,
-        issuer: Issuer<'static, KeyPair>,
-    }
-
-    impl Authority {
-        /// `of`: who has issued its certificate; itself, if nobody.
-        fn new(name: &str, of: Option<&Self>) -> Self {
-            let (key, mut params) = (KeyPair::generate().unwrap(), CertificateParams::default());
-            params.distinguished_name.push(DnType::CommonName, name);
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            let certificate = match of {
-                Some(of) => params.signed_by(&key, &of.issuer).unwrap(),
-                None => params.self_signed(&key).unwrap(),
-            };
-            Self { certificate, issuer: Issuer::new(params, key) }
-        }
-
-        fn revokes(&self, serial: u64) -> String {
-            self.list(serial, SerialNumber::from(1_u64))
-        }
-
-        /// A list of this number, which says that the certificate is revoked.
-        fn list(&self, serial: u64, number: SerialNumber) -> String {
-            let revoked = RevokedCertParams {
-                serial_number: SerialNumber::from(serial),
-                revocation_time: date_time_ymd(2020, 1, 1),
-                reason_code: None,
-                invalidity_date: None,
-            };
-            let list = CertificateRevocationListParams {
-                this_update: date_time_ymd(2020, 1, 1),
-                next_update: date_time_ymd(2021, 1, 1),
-                crl_number: number,
-                issuing_distribution_point: None,
-                revoked_certs: vec![revoked],
-                key_identifier_method: KeyIdMethod::Sha256,
-            };
-            list.signed_by(&self.issuer).unwrap().pem().unwrap()
-        }
-
-        /// The certificate of a node "a".
-        fn node(&self, serial: u64) -> Certificate {
-            let mut params = CertificateParams::new(vec!["a".to_owned()]).unwrap();
-            params.serial_number = Some(SerialNumber::from(serial));
-            params.signed_by(&KeyPair::generate().unwrap(), &self.issuer).unwrap()
-        }
-    }
-
-    /// The lists that nodes have, where those show each other certificates of a CA of their own.
-    #[test]
-    fn a_list_of_a_ca_that_only_nodes_know_keeps_no_client_away() {
-        let (ours, peers) = (Authority::new("ours", None), Authority::new("peers", None));
-        let ca = || Tls::new().ca_pem(ours.certificate.pem());
-        for lists in [[&peers, &ours], [&ours, &peers]] {
-            let lists: String = lists.iter().map(|of| of.revokes(7)).collect();
-            let loaded = ca().crl_pem(lists).load().unwrap().kept.now();
-            let now = loaded.config.time_provider.current_time().unwrap();
-            let name = ServerName::try_from("a").unwrap();
-            let verify = |serial| {
-                let node = ours.node(serial);
-                loaded.verifier.verify_server_cert(node.der(), &[], &name, &[], now).map(drop)
-            };
-            let revoked = rustls::Error::InvalidCertificate(CertificateError::Revoked);
-            assert_eq!((verify(7), verify(8)), (Err(revoked), Ok(())));
-        }
-        let fault = ca().crl_pem(peers.revokes(7)).load().map(drop).unwrap_err();
-        assert!(fault.contains("no list in it is of a CA that this client trusts"), "{fault}");
-    }
-
-    /// Which it learns when a node shows it.
-    #[test]
-    fn a_list_of_a_ca_between_counts_although_the_client_does_not_know_it() {
-        let root = Authority::new("root", None);
-        let between = Authority::new("between", Some(&root));
-        let lists = format!("{}{}", root.revokes(1), between.revokes(7));
-        let tls = Tls::new().ca_pem(root.certificate.pem()).crl_pem(lists).load().unwrap();
-        assert_eq!([7, 8].map(|serial| is_revoked(&tls, &between, serial)), [true, false]);
-    }
-
-    /// Whether a node of this CA is refused for that.
-    fn is_revoked(tls: &Encryption, of: &Authority, serial: u64) -> bool {
-        let (loaded, name) = (tls.kept.now(), ServerName::try_from("a").unwrap());
-        let now = loaded.config.time_provider.current_time().unwrap();
-        let (node, chain) = (of.node(serial), [of.certificate.der().clone()]);
-        let verified = loaded.verifier.verify_server_cert(node.der(), &chain, &name, &[], now);
-        let revoked = rustls::Error::InvalidCertificate(CertificateError::Revoked);
-        match verified {
-            Ok(_) => false,
-            Err(error) => error == revoked || panic!("{error}"),
-        }
-    }
-
-    /// A file that was read when its first list was written, or an operator who has forgotten one.
-    /// What is new in it counts, and what it lacks stays.
-    #[tokio::test]
-    async fn a_list_of_a_ca_between_stays_when_it_is_not_there_any_more() {
-        let root = Authority::new("root", None);
-        let between = Authority::new("between", Some(&root));
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("lists");
-        let both = format!("{}{}", root.revokes(1), between.revokes(7));
-        std::fs::write(&file, both).unwrap();
-        let tls = Tls::new().ca_pem(root.certificate.pem()).crl_file(&file).load().unwrap();
-        assert!(is_revoked(&tls, &between, 7) && !is_revoked(&tls, &root, 2));
-        for (what, lists, of_between) in [
-            ("its own is gone", root.revokes(2), [true, false]),
-            ("and stays so", root.revokes(2) + "\n", [true, false]),
-            ("a newer one", format!("{}{}", root.revokes(2), between.revokes(8)), [false, true]),
-        ] {
-            std::fs::write(&file, lists).unwrap();
-            tls.kept.reread().await;
-            assert!(is_revoked(&tls, &root, 2), "{what}: what is new");
-            let found = [7, 8].map(|serial| is_revoked(&tls, &between, serial));
-            assert_eq!(found, of_between, "{what}");
-        }
-    }
-
-    /// Nodes' own CA made anew, under its name, numbers its lists from 1 again; the lists of ours
-    /// go on.
-    #[tokio::test]
-    async fn a_bad_list_of_a_ca_between_keeps_no_list_of_another_back() {
-        let root = Authority::new("root", None);
-        let [between, anew] = [(); 2].map(|()| Authority::new("between", Some(&root)));
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("lists");
-        let nth = |of: &Authority, serial, number: u64| of.list(serial, SerialNumber::from(number));
-        let unreadable = |of: &Authority| of.list(9, SerialNumber::from(vec![1; 21]));
-        let start = |lists: String| {
-            std::fs::write(&file, lists).unwrap();
-            Tls::new().ca_pem(root.certificate.pem()).crl_file(&file).load()
-        };
-        let used = nth(&between, 7, 5);
-        let foreign = [
-            ("older", nth(&anew, 8, 1)),
-            ("unreadable", unreadable(&between)),
-            ("twice", format!("{used}{}", nth(&anew, 8, 6))),
-            ("older, then a newer one", format!("{}{}", nth(&anew, 8, 1), nth(&between, 7, 6))),
-        ];
-        for (what, bad) in &foreign {
-            for is_first in [true, false] {
-                let tls = start(format!("{}{used}", nth(&root, 1, 5))).unwrap();
-                let new = nth(&root, 2, 6);
-                let lists = if is_first { format!("{bad}{new}") } else { format!("{new}{bad}") };
-                std::fs::write(&file, lists).unwrap();
-                tls.kept.reread().await;
-                assert!(is_revoked(&tls, &root, 2), "{what}: the new list of the other one");
-                let found = [7, 8, 9].map(|serial| is_revoked(&tls, &between, serial));
-                assert_eq!(found, [true, false, false], "{what}: what was in use");
-            }
-        }
-        // One of the same faults in a list of ours holds back all.
-        for (what, bad) in [
-            ("older", nth(&root, 2, 4)),
-            ("unreadable", unreadable(&root)),
-            ("twice", format!("{}{}", nth(&root, 2, 6), nth(&root, 3, 7))),
-        ] {
-            let tls = start(format!("{}{used}", nth(&root, 1, 5))).unwrap();
-            std::fs::write(&file, format!("{}{bad}", nth(&between, 8, 6))).unwrap();
-            tls.kept.reread().await;
-            assert_eq!(tls.kept.changes(), 0, "{what}");
-        }
-        // Nor does a client start with one that is wrong by itself.
-        for (what, bad) in &foreign[1..3] {
-            assert!(start(format!("{}{bad}", nth(&root, 1, 5))).is_err(), "{what}");
-        }
-    }
-
-    #[test]
-    fn a_ca_has_a_name_in_messages() {
-        let anchor = Authority::new("between", None);
-        let anchor = anchor_from_trusted_cert(anchor.certificate.der()).unwrap().to_owned();
-        let subject = anchor.subject.to_vec();
-        // Another field before it, of a name of as many bytes.
-        let other = [&subject[..8], b"\x0a", &subject[9..]].concat();
-        assert_eq!(der::common_name(&subject).as_deref(), Some("between"));
-        assert_eq!(der::common_name(&other), None);
-        let second = [other, subject.clone()].concat();
-        assert_eq!(der::common_name(&second).as_deref(), Some("between"));
-        for cut in 0..subject.len() {
-            assert_eq!(der::common_name(&subject[..cut]), None, "{cut} bytes of it");
-        }
-    }
-
-    /// While a CA is replaced, files come one by one. A list that stays behind keeps none in use.
-    #[tokio::test]
-    async fn a_ca_that_is_taken_away_goes_before_its_list() {
-        let (old, new) = (Authority::new("old", None), Authority::new("new", None));
-        let dir = tempfile::tempdir().unwrap();
-        let (ca, lists) = (dir.path().join("ca"), dir.path().join("lists"));
-        std::fs::write(&ca, old.certificate.pem()).unwrap();
-        std::fs::write(&lists, old.revokes(7)).unwrap();
-        let tls = Tls::new().ca_file(&ca).crl_file(&lists).load().unwrap();
-        for (changes, file, text) in [(1, &ca, new.certificate.pem()), (2, &lists, new.revokes(7))]
-        {
-            std::fs::write(file, text).unwrap();
-            tls.kept.reread().await;
-            assert_eq!(tls.kept.changes(), changes, "{}", file.display());
-        }
-    }
-}
+mod tests;

@@ -290,6 +290,38 @@ async fn a_bad_file_holds_back_no_other() {
     assert!(files.trusts(&of_coming) && !files.trusts(&good));
 }
 
+/// One CA goes and another comes in one edit, while lists are bad: the first waits for nothing.
+#[tokio::test]
+async fn a_ca_that_is_replaced_goes_at_once() {
+    let [ours, leaving, coming] = ["ours", "leaving", "coming"].map(Revoking::new);
+    let of = |cas: &[&Revoking]| cas.iter().map(|ca| ca.pem.as_str()).collect::<String>();
+    let (before, after) = (of(&[&ours, &leaving]), of(&[&ours, &coming]));
+    let (certificate, key) = pair();
+    let (first, next) = (ours.list(1, 2020), ours.list(2, 2020) + &coming.list_with(1, 2020, &[8]));
+    let files = Changing::begin([
+        ("ca", &before),
+        ("lists", &first),
+        ("certificate", &certificate),
+        ("key", &key),
+    ]);
+    let trusted = || [&ours, &leaving, &coming].map(|ca| files.trusts(&ca.node(7)));
+    for (what, lists) in [("the lists of before", &first), ("good ones", &next)] {
+        files.put([("ca", &before), ("lists", &first)]).await;
+        assert_eq!(trusted(), [true, true, false], "{what}");
+        files.put([("lists", &next[..100])]).await;
+        files.put([("ca", &after)]).await;
+        assert_eq!(trusted(), [true, false, false], "{what}, to come: half a list");
+        files.put([("ca", &before)]).await;
+        assert_eq!(trusted(), [true, false, false], "{what}, to come: it does not come again");
+        files.put([("ca", &coming.pem)]).await;
+        assert_eq!(trusted(), [true, false, false], "{what}, to come: nobody would be left");
+        files.put([("ca", &after)]).await;
+        files.put([("lists", lists)]).await;
+        assert_eq!(trusted(), [true, false, true], "{what}");
+    }
+    assert!(!files.trusts(&coming.node(8)), "with its list");
+}
+
 /// RUSTSEC-2026-0049 (webpki): of the places where a certificate says that its list is, only the
 /// first was looked at. With a list of another of them, what was revoked was trusted.
 #[test]

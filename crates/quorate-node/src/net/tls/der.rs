@@ -3,8 +3,10 @@
 //! for authorities, which nobody verifies.
 
 use x509_parser::certificate::X509CertificateParser;
+use x509_parser::extensions::X509Extension;
 use x509_parser::nom::Parser as _;
 use x509_parser::num_bigint::BigUint;
+use x509_parser::oid_registry::OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER;
 use x509_parser::parse_x509_certificate;
 use x509_parser::revocation_list::CertificateRevocationList;
 use x509_parser::time::ASN1Time;
@@ -39,20 +41,27 @@ pub(super) struct ListAge {
     pub(super) this_update: Seconds,
     /// By when its authority makes the next one.
     pub(super) next_update: Option<Seconds>,
+    /// Which key has signed it, as it says itself; empty, if it does not.
+    pub(super) key: Vec<u8>,
 }
 
 impl ListAge {
     pub(super) fn of(list: &CertificateRevocationList<'_>) -> Self {
+        let of_key = |part: &&X509Extension<'_>| part.oid == OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER;
+        let key = list.extensions().iter().find(of_key);
         Self {
             number: list.crl_number().cloned().unwrap_or_default(),
             this_update: seconds(list.last_update()),
             next_update: list.next_update().map(seconds),
+            key: key.map(|key| key.value.to_vec()).unwrap_or_default(),
         }
     }
 
-    /// Whether a list that is to replace the other one was made before it.
+    /// Whether a list that is to replace the other one was made before it. Numbers are of one key:
+    /// an authority that was made anew, under its name, may begin with 1 again.
     pub(super) fn is_before(&self, other: &Self) -> bool {
-        self.number < other.number || self.this_update < other.this_update
+        let is_lower = self.key == other.key && self.number < other.number;
+        is_lower || self.this_update < other.this_update
     }
 }
 
@@ -120,7 +129,9 @@ mod tests {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::CrlSign];
-        let issuer = Issuer::new(params, KeyPair::generate().unwrap());
+        let key = KeyPair::generate().unwrap();
+        let key_id = params.key_identifier(&key);
+        let issuer = Issuer::new(params, key);
         let list = |number: u64, revoked: usize| {
             let revoked = (0..revoked).map(|at| RevokedCertParams {
                 serial_number: SerialNumber::from(at as u64),
@@ -143,14 +154,19 @@ mod tests {
             let made = list(number, revoked);
             let age = ListAge::of(&parse_x509_crl(&made).unwrap().1);
             let (number, next_update) = (number.into(), Some(IN_2060));
-            assert_eq!(age, ListAge { number, this_update: IN_2027, next_update });
+            // A sequence, with the field `[0]`.
+            let key = [&[0x30, 22, 0x80, 20][..], &key_id].concat();
+            assert_eq!(age, ListAge { number, this_update: IN_2027, next_update, key });
         }
-        let age = |number: u64, this_update| {
+        let age = |number: u64, this_update, key: u8| {
             let next_update = None;
-            ListAge { number: number.into(), this_update, next_update }
+            ListAge { number: number.into(), this_update, next_update, key: vec![key] }
         };
-        assert!(age(255, 9).is_before(&age(256, 9)));
-        assert!(age(2, 8).is_before(&age(1, 9)));
-        assert!(!age(1, 9).is_before(&age(1, 9)));
+        assert!(age(255, 9, 1).is_before(&age(256, 9, 1)));
+        assert!(age(2, 8, 1).is_before(&age(1, 9, 1)));
+        assert!(!age(1, 9, 1).is_before(&age(1, 9, 1)));
+        // Of another key.
+        assert!(!age(1, 9, 2).is_before(&age(2, 9, 1)));
+        assert!(age(2, 8, 2).is_before(&age(1, 9, 1)));
     }
 }

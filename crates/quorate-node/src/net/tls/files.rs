@@ -12,7 +12,7 @@ use quorate_log::NodeId;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier as _;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
@@ -22,7 +22,8 @@ use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
 use crate::config;
 use crate::config::ClientCertificates;
 use crate::net::tls::der::{self, Lifetime, ListAge};
-use crate::net::tls::error::{ListError, Problem, TlsError};
+use crate::net::tls::error::{Problem, TlsError};
+use crate::net::tls::pem::{certificates, in_both, revoked, roots};
 use crate::net::tls::{WallTime, lists, verify, wall_time};
 use crate::runtime::{Reads, Unread};
 use crate::wall::Seconds;
@@ -151,43 +152,41 @@ impl Read {
     /// parts as fit together, and the rest as it is in use. What is revoked goes before whom to
     /// trust, and that before what this node shows.
     pub(super) fn newest(&self, used: &Self) -> Vec<(Self, Lists)> {
-        let with = |part: &Part| {
-            let mut with = used.clone();
-            part(&mut with, self);
-            with
-        };
-        let mut parts: Vec<Part> = PARTS.into_iter().filter(|part| with(part) != *used).collect();
         let newest = Self { crl: self.crl.clone(), ..used.clone() };
-        let mut sets = self.sets(&newest, &parts, Lists::Newest);
+        let mut sets = self.sets(&newest, used, Lists::Newest);
         if !used.crl.is_empty() {
-            // Who is to be trusted from now on may have revoked somebody in lists that are bad. Who
-            // is not to be trusted any more does not wait for them, unless another comes in the
-            // same file.
-            parts.retain(|part| self.crl == used.crl || !with(part).trusts_more(used));
-            sets.extend(self.sets(used, &parts, Lists::Kept));
+            // Who is to be trusted from now on may have revoked somebody in lists that are bad, and
+            // waits for them. Who is not to be trusted any more does not.
+            let known = match self.crl == used.crl {
+                true => self.clone(),
+                false => self.without_new(used),
+            };
+            sets.extend(known.sets(used, used, Lists::Kept));
         }
         sets
     }
 
-    /// `with` each choice of these parts, the largest first.
-    fn sets(&self, with: &Self, parts: &[Part], lists: Lists) -> Vec<(Self, Lists)> {
+    /// `with` each choice of the parts that are not as in `used`, the largest first.
+    fn sets(&self, with: &Self, used: &Self, lists: Lists) -> Vec<(Self, Lists)> {
+        let is_new = |part: &Part| {
+            let mut with = used.clone();
+            part(&mut with, self);
+            with != *used
+        };
+        let parts: Vec<Part> = PARTS.into_iter().filter(is_new).collect();
         let set = |set: u32| {
             let mut taken = with.clone();
-            let of_set = (0..).zip(parts).filter(|(at, _)| set >> at & 1 == 1);
+            let of_set = (0..).zip(&parts).filter(|(at, _)| set >> at & 1 == 1);
             of_set.for_each(|(_, part)| part(&mut taken, self));
             (taken, lists)
         };
         (0..1_u32 << parts.len()).rev().map(set).collect()
     }
 
-    /// Whether it has an authority that the other has not.
-    fn trusts_more(&self, than: &Self) -> bool {
-        // What cannot be read is not taken anyway.
-        let read = |pem: &[u8]| certificates(pem).unwrap_or_default();
-        [(&self.ca, &than.ca), (&self.peer_ca, &than.peer_ca)].into_iter().any(|(new, before)| {
-            let before = read(before);
-            read(new).iter().any(|authority| !before.contains(authority))
-        })
+    /// Without the authorities that the other has not.
+    fn without_new(&self, used: &Self) -> Self {
+        let (ca, peer_ca) = (in_both(&self.ca, &used.ca), in_both(&self.peer_ca, &used.peer_ca));
+        Self { ca, peer_ca, ..self.clone() }
     }
 }
 
@@ -457,39 +456,4 @@ fn check_time(chain: &[CertificateDer<'static>]) -> Result<(), Problem> {
         now if now > not_after => Err(Problem::Ended),
         _ => Ok(()),
     }
-}
-
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Problem> {
-    let read: Vec<CertificateDer<'_>> = parts(pem, "CERTIFICATE--", "certificate")?;
-    if read.is_empty() { Err(Problem::NoCertificate) } else { Ok(read) }
-}
-
-/// All parts of a kind in a PEM text; `frame`: what both lines have that one stands between. The
-/// reader passes over what it does not know; one with a damaged frame is not to be lost that way.
-fn parts<T: PemObject>(pem: &[u8], frame: &str, what: &'static str) -> Result<Vec<T>, Problem> {
-    let read: Result<Vec<T>, _> = T::pem_slice_iter(pem).collect();
-    let read = read.map_err(Problem::Pem)?;
-    let frames = String::from_utf8_lossy(pem).matches(frame).count();
-    match frames == 2 * read.len() {
-        true => Ok(read),
-        false => Err(Problem::Frames { what, frames, whole: read.len() }),
-    }
-}
-
-fn roots(pem: &[u8]) -> Result<Arc<RootCertStore>, Problem> {
-    let mut roots = RootCertStore::empty();
-    for (at, certificate) in (1..).zip(certificates(pem)?) {
-        // Whoever stands there is believed without a look at what it may issue.
-        let is_authority = der::is_authority(&certificate);
-        roots.add(certificate).map_err(|source| Problem::Authority { at, source })?;
-        if !is_authority {
-            return Err(Problem::NoAuthority { at });
-        }
-    }
-    Ok(Arc::new(roots))
-}
-
-fn revoked(pem: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, Problem> {
-    let read: Vec<CertificateRevocationListDer<'_>> = parts(pem, "X509 CRL--", "revocation list")?;
-    if read.is_empty() { Err(ListError::None.into()) } else { Ok(read) }
 }

@@ -101,3 +101,74 @@ async fn an_authority_that_is_added_waits_for_lists_that_are_bad() {
     tls.reload().await;
     assert!(takes(&third, 3) && !takes(&coming, 3));
 }
+
+/// One goes and another comes in one edit, while lists are bad: the first waits for nothing. Of
+/// nodes and of clients.
+#[tokio::test]
+async fn an_authority_that_is_replaced_goes_at_once() {
+    let [ours, leaving, coming] = ["ours", "leaving", "coming"].map(Authority::new);
+    let mut files = Files::new(&ours, &ours.issue("spiffe://prod/host", 1, 2060));
+    files.of_nodes(&ours, &ours.node(2060));
+    let tls = files.open().await;
+    let of = |all: &[&Authority]| all.iter().map(|one| one.pem.as_str()).collect::<String>();
+    let (before, after) = (of(&[&leaving, &ours]), of(&[&coming, &ours]));
+    let lists = |number| ours.list(number, &[]);
+    for (name, number) in [("ca.crt", 1), ("peer-ca.crt", 3)] {
+        let (first, next) = (lists(number), lists(number + 1));
+        let trusted = || {
+            let loaded = tls.loaded.load();
+            let by = if name == "ca.crt" { &loaded.of_clients } else { &loaded.of_peers };
+            [&ours, &leaving, &coming]
+                .map(|of| by.verify_client_cert(&of.client(2), &[], wall_time()).is_ok())
+        };
+        for (what, good) in [("the lists of before", &first), ("good ones", &next)] {
+            files.put(name, &before);
+            files.put("ca.crl", &first);
+            tls.reload().await;
+            assert_eq!(trusted(), [true, true, false], "{name}, {what}");
+            files.put("ca.crl", &next[..100]);
+            files.put(name, &after);
+            tls.reload().await;
+            assert_eq!(trusted(), [true, false, false], "{name}, {what}, to come: half a list");
+            let set = tls.loaded.load().set;
+            tls.reload().await;
+            assert!(tls.loaded.load().set == set && tls.is_refused(), "{name}, {what}: once");
+            files.put(name, &before);
+            tls.reload().await;
+            assert_eq!(trusted(), [true, false, false], "{name}, {what}, to come: no way back");
+            files.put(name, &coming.pem);
+            tls.reload().await;
+            assert_eq!(trusted(), [true, false, false], "{name}, {what}, to come: nobody left");
+            files.put(name, &of(&[&coming])[..200]);
+            tls.reload().await;
+            assert_eq!(trusted(), [true, false, false], "{name}, {what}, to come: half of them");
+            files.put(name, &after);
+            files.put("ca.crl", good);
+            tls.reload().await;
+            assert!(!tls.is_refused() && trusted() == [true, false, true], "{name}, {what}");
+        }
+        files.put(name, &ours.pem);
+        files.put("ca.crl", &next);
+        tls.reload().await;
+    }
+}
+
+/// Its lists begin with 1 again. Of one key, they go forward only.
+#[tokio::test]
+async fn an_authority_that_was_made_anew_under_its_name_is_taken() {
+    let [old, new] = ["ours", "ours"].map(Authority::new);
+    let files = Files::new(&old, &old.node(2060));
+    files.put("ca.crl", &old.list(5, &[2]));
+    let tls = files.open().await;
+    files.put("ca.crl", &old.list(4, &[]));
+    tls.reload().await;
+    assert!(tls.is_refused() && !takes(&tls, &old.client(2)), "of the same key");
+    let (cert, key) = new.node(2060);
+    for (name, text) in [("node.crt", &cert), ("node.key", &key), ("ca.crt", &new.pem)] {
+        files.put(name, text);
+    }
+    files.put("ca.crl", &new.list(1, &[3]));
+    tls.reload().await;
+    assert!(!tls.is_refused() && takes(&tls, &new.client(2)), "made anew");
+    assert!(!takes(&tls, &new.client(3)) && !takes(&tls, &old.client(4)));
+}
