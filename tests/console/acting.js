@@ -91,6 +91,7 @@ async function members(page, url) {
   await page.waitForSelector('main table');
   await act(page, 'Snapshot', {});
   await shows(page, 'snapshot covers', '#toast');
+  await staysOn(page);
   const leads = () => page.$$eval('main tbody tr', (all) => all.findIndex((it) => it.innerText.includes('leader')));
   const before = await leads();
   await page.click('main button:text-is("Transfer the lead here") >> nth=0');
@@ -100,6 +101,17 @@ async function members(page, url) {
     const at = [...document.querySelectorAll('main tbody tr')].findIndex((it) => it.innerText.includes('leader'));
     return at >= 0 && at !== old;
   }, before, { timeout: 15_000 });
+}
+
+/** The table is built anew every few seconds: the keyboard stays on the row that it was on. */
+async function staysOn(page) {
+  const last = page.locator('main button:text-is("Transfer the lead here") >> nth=-1');
+  const label = await last.getAttribute('aria-label');
+  await last.focus();
+  await page.evaluate(() => (document.activeElement.before = true));
+  await page.waitForFunction(() => !document.activeElement.before, null, { timeout: 15_000 }).catch(() => undefined);
+  const now = await page.evaluate(() => document.activeElement.getAttribute('aria-label'));
+  is(label === now, `the keyboard was on "${label}", and is on "${now}"`);
 }
 
 export async function pausing({ page, url, api }) {

@@ -13,7 +13,9 @@ export const units = () => (async () => {
   const { layout } = await import('./layout.js');
   const { verdict, protection } = await import('./verdict.js');
   const { instance, status } = await import('./shapes.js');
-  const { outward } = await import('./dom.js');
+  const { button, outward } = await import('./dom.js');
+  const { buttons } = await import('./actions.js');
+  const { part } = await import('./views/parts.js');
   const { command, word } = await import('./shell.js');
 
   // Events come in pieces of any length, with every end of a line.
@@ -98,5 +100,24 @@ export const units = () => (async () => {
     same(outward(uri).tagName, 'SPAN', `${uri} is no link`);
   }
   same(outward('HTTPS://h/x').tagName, 'A', 'https is a link');
+
+  // Rows are built anew while the keyboard is on the button of one: Enter would do it to another.
+  const rows = part('rows');
+  document.body.append(rows.root);
+  const anyone = new Rights({ checked: false });
+  const of = (ids) => ids.flatMap((id) => buttons(anyone, { ...one, namespace: 'n', id }));
+  for (const [name, ids] of [['before', ['a', 'b', 'c']], ['anew', ['b', 'c']], ['after another came', ['a', 'b', 'c', 'd']]]) {
+    rows.show(name, () => of(ids));
+    if (name === 'before') [...rows.root.children].filter((it) => it.textContent === 'Drain')[2].focus();
+    same(document.activeElement.getAttribute('aria-label'), 'Drain: s/c', `the keyboard ${name}`);
+  }
+  rows.show('gone', () => of(['a', 'b']));
+  same(rows.root.contains(document.activeElement), false, 'the keyboard is on the row of another, where its own is gone');
+  const plain = ['x', 'y'].map((label) => () => ['w', 'x', 'y'].map((it) => button(it, () => {}, { class: label })));
+  rows.show('plain', plain[0]);
+  rows.root.children[2].focus();
+  rows.show('plain anew', plain[1]);
+  same(document.activeElement.textContent, 'y', 'the keyboard on a button without a label');
+  rows.root.remove();
   return wrong;
 })();
