@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use axum::http::HeaderValue;
 use quorate_state::{
     Clock, Command, Deregister, InstanceId, InstanceKey, InstanceRef, InstanceSpec, Namespace, Op,
     Register, ServiceKey, ServiceName, SpecParts,
