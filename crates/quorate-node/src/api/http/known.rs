@@ -8,7 +8,6 @@ use quorate_proto::v1::{FetchRequest, ResponseHeader};
 use quorate_state::{Registry, Revision};
 
 use crate::api::http::shown;
-use crate::node::Node;
 
 /// What an answer depends on besides its service and the revision: which part is asked for, and how
 /// this version of the program shows it.
@@ -19,23 +18,42 @@ pub(super) fn form(request: &FetchRequest) -> u64 {
     hasher.finish()
 }
 
-/// Where a caller stands that has this answer, and the tag of what it is sent: a service has a
-/// revision of its own for each list of instances; one that is not known has none, and may have had
-/// instances before it was forgotten.
+/// An answer's place: where a caller stands that has it, and the tag of what it is sent.
+pub(super) struct Place {
+    pub(super) index: String,
+    pub(super) etag: String,
+    /// The service is known.
+    is_there: bool,
+    stands: Revision,
+    /// Where the caller stood that waited for a change.
+    since: Option<Revision>,
+}
+
+/// The place of an answer: a service has a revision of its own for each list of instances; one that
+/// is not known has none, and may have had instances before it was forgotten.
 pub(super) fn place(
-    node: &Node,
+    registry: &Registry,
     header: Option<&ResponseHeader>,
     revision: u64,
     (since, form): (Option<Revision>, u64),
-) -> (String, String) {
+) -> Place {
     let (cluster_id, now) = header.map_or((0, 0), |header| (header.cluster_id, header.revision));
-    let stands = stands(&node.applied().registry(), revision, since, now);
+    let stands = stands(registry, revision, since, now);
     let index = shown::position(cluster_id, stands);
     let etag = match revision {
         0 => format!("\"{}-unknown-{form:016x}\"", shown::hex(cluster_id)),
         _ => format!("\"{index}-{form:016x}\""),
     };
-    (index, etag)
+    Place { index, etag, is_there: revision > 0, stands: Revision(stands), since }
+}
+
+impl Place {
+    /// Whether the caller has this answer, and stands there. One that waited and stands elsewhere
+    /// by now has to learn where, which 304 does not say: it would ask from the old place for ever.
+    pub(super) fn is_known(&self, headers: &HeaderMap) -> bool {
+        let has_moved = self.since.is_some_and(|since| since != self.stands);
+        !has_moved && is_known(headers, &self.etag, self.is_there)
+    }
 }
 
 /// The revision that a caller has of a service which is at `revision` (0: it is not known), and

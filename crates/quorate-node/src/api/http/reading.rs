@@ -28,7 +28,7 @@ use crate::api::http::asked::Asked;
 use crate::api::http::described::{Filters, Fresh, LocalOnly, OverridePage, Page, Prefix, Waiting};
 use crate::api::http::door::{self, NOBODY, Refused};
 use crate::api::http::json::Json;
-use crate::api::http::known::{form, is_known, place};
+use crate::api::http::known::{form, place};
 use crate::api::http::large;
 use crate::api::http::problem::Problem;
 use crate::api::http::query::Position;
@@ -126,16 +126,16 @@ pub(super) async fn service(State(api): State<Api>, mut asked: Asked) -> Answere
         None => fetch(&api, &asked, request).await?,
     };
     let header = answer.get_ref().header.as_ref();
-    let (index, etag) = place(&api.node, header, head.revision, (since, form));
-    let tag = HeaderValue::from_str(&etag).expect("invariant: digits are a header's value");
-    if is_known(&asked.headers, &etag, head.revision > 0) {
+    let place = place(&api.node.applied().registry(), header, head.revision, (since, form));
+    let tag = HeaderValue::from_str(&place.etag).expect("invariant: digits are a header's value");
+    if place.is_known(&asked.headers) {
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, tag)]).into_response());
     }
     let show = |answer: EncodedFetchResponse| {
         let service = answer.services.into_iter().next().unwrap_or_default();
         let service = Service::decode(service).expect(OWN);
         let (header, next) = (Header::of(answer.header), answer.next);
-        OneService { header, service: service.into(), next, index }
+        OneService { header, service: service.into(), next, index: place.index }
     };
     let mut response = large::json(&api, &asked, answer, show).await?;
     response.headers_mut().insert(ETAG, tag);
