@@ -85,10 +85,10 @@ pub(super) async fn prometheus(State(api): State<Api>, mut asked: Asked) -> Answ
         return Err(too_old(new));
     }
     let bytes = estimate(&registry, &namespace, &prefix);
-    let deadline = asked.deadline(&api.node);
+    let until = large::Until::both(asked.deadline(&api.node));
     let make = move || written(&registry, &namespace, &prefix, endpoint.as_deref());
     let answers = api.node.answers();
-    let (text, reserved) = large::made(answers, &asked.line, deadline, bytes, make).await?;
+    let (text, reserved) = large::made(answers, &asked.line, until, bytes, make).await?;
     if &text[..] == NONE && age_ms > CURRENT_MS {
         return Err(too_old("what this node knows nothing of may be there by now".to_owned()));
     }

@@ -28,6 +28,20 @@ const LARGE: usize = 64 * 1024;
 /// JSON has about this many bytes for each of the contract's.
 const GROWS: usize = 2;
 
+/// Until when a text has to be made, and until when it has to be taken.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Until {
+    pub(super) made: Instant,
+    pub(super) taken: Instant,
+}
+
+impl Until {
+    /// What answers a call has the call's deadline for both.
+    pub(super) fn both(deadline: Instant) -> Self {
+        Self { made: deadline, taken: deadline }
+    }
+}
+
 /// What an answer of the contract is in JSON.
 ///
 /// # Errors
@@ -44,14 +58,14 @@ where
 {
     let (_, answer, held) = answer.into_parts();
     let bytes = answer.encoded_len();
-    let deadline = asked.deadline(&api.node);
+    let until = Until::both(asked.deadline(&api.node));
     let make = move || {
         let text = written(&show(answer));
         // What it was made of is gone.
         drop(held);
         Ok(text)
     };
-    let (text, reserved) = made(api.node.answers(), &asked.line, deadline, bytes, make).await?;
+    let (text, reserved) = made(api.node.answers(), &asked.line, until, bytes, make).await?;
     Ok(response(text, reserved))
 }
 
@@ -71,15 +85,15 @@ pub(super) fn response(text: Bytes, reserved: Reserved) -> Response {
 pub(super) async fn made(
     answers: &Arc<Answers>,
     line: &Arc<Line>,
-    deadline: Instant,
+    until: Until,
     of_bytes: usize,
     make: impl FnOnce() -> Result<Bytes, CallError> + Send + 'static,
 ) -> Result<(Bytes, Reserved), CallError> {
-    let mut reserved = answers.begin(line, deadline)?;
+    let mut reserved = answers.begin(line, until.taken)?;
     let text = match of_bytes > LARGE {
         false => make()?,
         true => {
-            let _turn = answers.turn(deadline).await?;
+            let _turn = answers.turn(until.made).await?;
             reserved.check(GROWS * of_bytes)?;
             blocking(make).await??
         }
@@ -106,8 +120,8 @@ mod tests {
             *note.lock().unwrap() = Some(thread::current().id());
             Ok(Bytes::from(vec![b'x'; of_bytes * GROWS]))
         };
-        let deadline = Instant::now() + Duration::from_secs(5);
-        let (text, _reserved) = made(answers, &line, deadline, of_bytes, make).await?;
+        let until = Until::both(Instant::now() + Duration::from_secs(5));
+        let (text, _reserved) = made(answers, &line, until, of_bytes, make).await?;
         assert_eq!(text.len(), of_bytes * GROWS);
         Ok(by.lock().unwrap().expect("it was made"))
     }

@@ -56,6 +56,15 @@ pub(super) struct Api {
 }
 
 impl Api {
+    pub(super) fn of(node: Arc<Node>) -> Self {
+        let registry = RegistryService { node: node.clone() };
+        let admin = AdminService { node: node.clone() };
+        let long_max = node.tunables().http_streams_max();
+        let long = Arc::new(Semaphore::new(long_max));
+        let arriving = Arc::new(Arriving::new(node.meters().refused("arriving")));
+        Self { node, registry, admin, long, long_max, arriving, texts: Arc::default() }
+    }
+
     /// A place for an answer that is long in coming.
     ///
     /// # Errors
@@ -77,12 +86,7 @@ pub(super) type Answered = Result<Response, Problem>;
 /// The routes below `/api/v1` and below `/sd`, and what there is to say of them: both of the
 /// attributes of the handlers, so that neither has what the other has not.
 pub(super) fn routers<S>(node: Arc<Node>) -> (Router<S>, Router<S>, [(&'static str, OpenApi); 2]) {
-    let registry = RegistryService { node: node.clone() };
-    let admin = AdminService { node: node.clone() };
-    let long_max = node.tunables().http_streams_max();
-    let long = Arc::new(Semaphore::new(long_max));
-    let arriving = Arc::new(Arriving::new(node.meters().refused("arriving")));
-    let api = Api { node, registry, admin, long, long_max, arriving, texts: Arc::default() };
+    let api = Api::of(node);
     let (sd, of_sd) = OpenApiRouter::new().routes(routes!(discovery::prometheus)).split_for_parts();
     let (router, of_api) = OpenApiRouter::new()
         .routes(routes!(reading::me))

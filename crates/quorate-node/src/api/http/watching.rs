@@ -19,14 +19,14 @@ use quorate_proto::v1::{Change, WatchSubscribe};
 use quorate_state::{Registry, Revision, ServiceKey};
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::{Code, Status};
 use utoipa::ToSchema;
 
 use crate::api::grpc::door::{self, Method};
 use crate::api::http::asked::Asked;
 use crate::api::http::described::Watched;
-use crate::api::http::large;
+use crate::api::http::large::{self, Until};
 use crate::api::http::problem::Problem;
 use crate::api::http::query::{self, Query};
 use crate::api::http::routes::{Answered, Api};
@@ -39,6 +39,9 @@ use crate::runtime::random;
 /// A stream to which nothing was sent gets a comment after this: nobody on the way is to take it
 /// for dead. Most get a bookmark before (`bookmark_ms`).
 const COMMENT_AFTER: Duration = Duration::from_secs(15);
+/// An event that is not small has this long to be taken, as a large message of gRPC has
+/// (`net/watched.rs`), and the grace that others have: a reader of 100 kbit/s takes one in time.
+const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 /// A read waits for so long where it does not say, and no longer than ...
 const WAIT: Duration = Duration::from_secs(300);
 /// ... this.
@@ -218,10 +221,11 @@ impl<A: Stream<Item = Result<EncodedWatchResponse, Status>> + Unpin> Following<A
         if bytes < SMALL {
             return Ok(vec![self.api.texts.of(answer, |answer| event(answer, cluster_id, tells))]);
         }
-        let deadline = door::deadline_in(self.api.node.tunables().request_timeout());
+        let made = door::deadline_in(self.api.node.tunables().request_timeout());
+        let until = Until { made, taken: Instant::now() + TAKEN_WITHIN };
         let make = move || Ok(event(answer, cluster_id, tells));
         let answers = self.api.node.answers();
-        let (text, reserved) = large::made(answers, &self.line, deadline, bytes, make).await?;
+        let (text, reserved) = large::made(answers, &self.line, until, bytes, make).await?;
         Ok(reserved.hold(text).collect())
     }
 
