@@ -19,7 +19,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::HeaderValue;
 use axum::http::StatusCode;
 use axum::http::header::CACHE_CONTROL;
@@ -38,6 +38,7 @@ use crate::api::http::problem::Problem;
 use crate::api::http::query::Query;
 use crate::api::http::watching::Texts;
 use crate::api::http::{described, discovery, reading, watching, writing};
+use crate::error::{CallError, NodeError};
 use crate::net::arriving::Arriving;
 use crate::node::Node;
 
@@ -119,11 +120,23 @@ pub(super) fn routers<S>(node: Arc<Node>) -> (Router<S>, Router<S>, [(&'static s
                 Problem::new(status, Code::Unimplemented, detail)
             })
             .layer(middleware::from_fn(in_time))
+            .layer(middleware::from_fn_with_state(api.node.clone(), while_it_serves))
             .layer(middleware::map_response(for_no_cache))
             .with_state(api.clone())
     };
     let routers = (finish(router, described::API), finish(sd, described::SD));
     (routers.0, routers.1, [(described::API, of_api), (described::SD, of_sd)])
+}
+
+/// A node that stops takes no new call, as by gRPC; those under way have the time of its stop.
+async fn while_it_serves(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
+    match node.stop().is_cancelled() {
+        true => {
+            let stopping = CallError::from(NodeError::Stopping { node: node.id() });
+            Problem::from(stopping).into_response()
+        }
+        false => next.run(request).await,
+    }
 }
 
 /// No caller that says how long it waits is left without an answer then. Most calls end a little
