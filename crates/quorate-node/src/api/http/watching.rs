@@ -39,6 +39,11 @@ use crate::runtime::random;
 /// A stream to which nothing was sent gets a comment after this: nobody on the way is to take it
 /// for dead. Most get a bookmark before (`bookmark_ms`).
 const COMMENT_AFTER: Duration = Duration::from_secs(15);
+/// A browser whose stream ended comes again after this, at least, and ...
+const RETRY_MIN: Duration = Duration::from_secs(1);
+/// ... at most: each stream has a time of its own, so that those of a node that stopped do not all
+/// come at once.
+const RETRY_MAX: Duration = Duration::from_secs(5);
 /// An event that is not small has this long to be taken, as a large message of gRPC has
 /// (`net/watched.rs`), and the grace that others have: a reader of 100 kbit/s takes one in time.
 const TAKEN_WITHIN: Duration = Duration::from_secs(60);
@@ -166,12 +171,21 @@ pub(super) async fn watch(State(api): State<Api>, mut asked: Asked) -> Answered 
     asked.check_ahead(&api, Method::Watch, request.clone())?;
     let long = api.long()?;
     let answers = api.registry.watch_one(asked.call(request), oldest).await?.into_inner();
+    let first = begun(random(), api.node.tunables().bookmark());
     let (line, cluster_id, leader) = (asked.line, 0, None);
     let following = Following { api, line, answers, cluster_id, leader, _long: long };
     let pieces = stream::unfold(Some(following), |following| async { following?.next().await });
-    let body = Body::from_stream(pieces.flat_map(stream::iter).map(Ok::<_, Infallible>));
+    let pieces = stream::iter([first]).chain(pieces.flat_map(stream::iter));
+    let body = Body::from_stream(pieces.map(Ok::<_, Infallible>));
     let headers = [(CONTENT_TYPE.as_str(), "text/event-stream"), ("x-accel-buffering", "no")];
     Ok((headers, body).into_response())
+}
+
+/// What a stream begins with: when to come again, as this number says, and how often it is heard.
+fn begun(random: u64, bookmark: Duration) -> Bytes {
+    let retry = RETRY_MIN + (RETRY_MAX - RETRY_MIN).mul_f64(random as f64 / u64::MAX as f64);
+    let (retry, bookmark) = (retry.as_millis(), bookmark.as_millis());
+    format!("retry: {retry}\n: bookmark_ms {bookmark}\n\n").into()
 }
 
 /// A stream of events that is under way.

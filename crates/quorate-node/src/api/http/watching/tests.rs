@@ -43,6 +43,18 @@ fn a_read_waits_as_long_as_it_says_and_up_to_a_sixteenth_longer() {
     }
 }
 
+/// Else all streams of a node that stopped come to the next one at once.
+#[test]
+fn streams_end_for_browsers_at_times_of_their_own() {
+    for (random, first) in [
+        (0, "retry: 1000\n: bookmark_ms 5000\n\n"),
+        (u64::MAX / 2, "retry: 3000\n: bookmark_ms 5000\n\n"),
+        (u64::MAX, "retry: 5000\n: bookmark_ms 5000\n\n"),
+    ] {
+        assert_eq!(begun(random, Duration::from_secs(5)), first);
+    }
+}
+
 /// It had the deadline of a call: a reader of 200 kbit/s was cut off within its snapshot, and began
 /// with it again, for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
