@@ -70,6 +70,18 @@ export const units = () => (async () => {
   event('9', 'added', 'j');
   same([live.copy.size, live.held.length, [...live.copy.services.get('s').instances.keys()]], [1, 0, ['j']], 'changes that count together');
 
+  // The line says "Live" no longer than the node may be silent.
+  const heard = (agoMs, comment) => {
+    const it = new Live(() => {});
+    new Events(() => {}, (said) => it.begins(said)).feed(new TextEncoder().encode(`retry: 1234\n${comment}\n\n`));
+    Object.assign(it, { phase: 'live', age: 0, leader: '1', heardAt: Date.now() - agoMs });
+    return it.isLive;
+  };
+  same([0, 9_000, 12_000].map((it) => heard(it, ': bookmark_ms 5000')), [true, true, false], 'live, where a node is heard every 5 s');
+  same([0, 9_000, 12_000].map((it) => heard(it, ': other')), [true, true, false], 'live, where a node says not how often it is heard');
+  same([3_000, 8_000].map((it) => heard(it, ': bookmark_ms 100')), [true, false], 'live, where a node is heard ten times a second');
+  same([15_000, 30_000].map((it) => heard(it, ': bookmark_ms 600000')), [true, false], 'live, where comments alone are heard');
+
   const edges = [['a', 'b'], ['b', 'c'], ['c', 'a'], ['a', 'c'], ['d', 'd']];
   const drawn = layout(['a', 'b', 'c', 'd'], edges);
   same(drawn.lines.map((line) => line.back), [false, false, true, false, true], 'lines of a circle');

@@ -208,6 +208,7 @@ function tell() {
 }
 
 function stateOf(live) {
+  if (live.phase === 'live' && live.isNew) return 'The node is not heard any more: what is shown may be old. Soon the page tries again.';
   if (live.phase === 'live' && live.leader !== '0') return 'The node gets nothing new from its leader: what is shown may be old, until it is caught up.';
   if (live.phase === 'live') return 'The node has no leader in sight: what is shown stays as it was, and writes wait.';
   if (live.phase === 'stopped') return `${sentence(live.why)}${wider(live)}`;
