@@ -317,6 +317,11 @@ async fn a_read_waits_until_its_service_changes_and_no_other() {
     let over = get(http, &format!("{WEB}?index={first}&wait=200ms")).await;
     assert_eq!(index(&over), first, "another service's change is none");
     assert!(asked.elapsed() >= Duration::from_millis(200), "it waited: {:?}", asked.elapsed());
+    let (_, alone) = first.split_once('-').unwrap();
+    let asked = Instant::now();
+    let over = get(http, &format!("{WEB}?index={alone}&wait=200ms")).await;
+    assert_eq!(index(&over), first, "{over:?}");
+    assert!(asked.elapsed() >= Duration::from_millis(200), "no cluster: {:?}", asked.elapsed());
     assert!(!waiting.is_finished());
     let spec = json!({ "endpoints": { "http": "http://h:1" } });
     assert_eq!(write(http, &format!("PUT {WEB}/instances/b"), &spec).await.status, 200);

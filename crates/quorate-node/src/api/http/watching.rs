@@ -71,7 +71,16 @@ impl Wanted {
     /// Where the caller stands; `None`: it has nothing of this cluster.
     pub(super) fn since(self, node: &Node) -> Option<query::Position> {
         let own = quorate_proto::ClusterId::to_wire(node.peers().cluster_id());
-        (self.after.cluster_id == own).then_some(self.after)
+        of_cluster(self.after, own)
+    }
+}
+
+/// A position of this cluster; one that names none is of it, as everywhere, but 0 is of nothing.
+fn of_cluster(after: query::Position, own: u64) -> Option<query::Position> {
+    match (after.cluster_id, after.revision) {
+        (0, 0) => None,
+        (0, revision) => Some(query::Position { cluster_id: own, revision }),
+        (of, _) => (of == own).then_some(after),
     }
 }
 

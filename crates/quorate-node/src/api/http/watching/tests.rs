@@ -43,6 +43,17 @@ fn a_read_waits_as_long_as_it_says_and_up_to_a_sixteenth_longer() {
     }
 }
 
+/// As `min_revision` and `from` are taken.
+#[test]
+fn a_position_that_names_no_cluster_is_of_this_one() {
+    let of = |text| of_cluster(query::position("index", text).unwrap(), 255);
+    let here = query::Position { cluster_id: 255, revision: 17 };
+    assert_eq!([of("17"), of("00000000000000ff-17")], [Some(here); 2]);
+    let before_all = query::Position { revision: 0, ..here };
+    assert_eq!(of("00000000000000ff-0"), Some(before_all));
+    assert_eq!([of("0"), of("00000000000000fe-17")], [None; 2], "answered at once");
+}
+
 /// Else all streams of a node that stopped come to the next one at once.
 #[test]
 fn streams_end_for_browsers_at_times_of_their_own() {
