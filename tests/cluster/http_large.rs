@@ -50,17 +50,21 @@ async fn what_counts_is_the_json_that_is_sent() {
     let cluster = Cluster::start_with(1, tunables).await;
     cluster.leader().await;
     let mut registry = cluster.registry(1);
-    // A quotation mark is two bytes of JSON, and one of gRPC: 1.1 MB, and 2.2.
+    let http = cluster.http_address(1);
+    // A quotation mark is two bytes of JSON, and one of gRPC: 0.75 MB, and 1.5.
+    register(&mut registry, 50, "\"").await;
+    let fits = get(http, MANY).await;
+    assert_eq!(fits.body["service"]["instances"].as_array().map(Vec::len), Some(50));
+    // 1.1 MB, and 2.2.
     register(&mut registry, 75, "\"").await;
     registry.fetch(fetch_of(&["many"])).await.expect("by gRPC, it fits");
-    let http = cluster.http_address(1);
     let refused = get(http, MANY).await;
-    refused.refuses(429, "RESOURCE_EXHAUSTED", None);
-    assert!(refused.body["detail"].as_str().unwrap().contains("2097152"), "{refused:?}");
-    assert!(refused.header("retry-after").is_some(), "{refused:?}");
-    let limit = refused.body["limit"].as_str().unwrap();
-    assert_eq!(limit, "at most 2097152 bytes of answers on this connection");
-    get(http, "/sd/prometheus").await.refuses(429, "RESOURCE_EXHAUSTED", None);
+    refused.refuses(429, "RESOURCE_EXHAUSTED", Some("the answer"));
+    let detail = refused.body["detail"].as_str().unwrap();
+    assert!(detail.contains("2097152") && detail.contains("use `limit`"), "{refused:?}");
+    assert_eq!(refused.header("retry-after"), None, "it would never pass: {refused:?}");
+    assert_eq!(refused.body["limit"], "at most 2097152 bytes");
+    get(http, "/sd/prometheus").await.refuses(429, "RESOURCE_EXHAUSTED", Some("the answer"));
     let [in_all, of_connection] = self::refused(&cluster).await;
     assert!(in_all == 0.0 && of_connection >= 2.0, "{in_all} at this node, {of_connection} on one");
     let page = get(http, &format!("{MANY}?limit=20")).await;
@@ -82,7 +86,7 @@ async fn unread(http: SocketAddr, buffer: u32) -> TcpStream {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_reads_gives_its_memory_back() {
-    let max = 24 * MIB;
+    let max = 20 * MIB;
     let tunables = Tunables {
         answers_bytes_max: max,
         answers_per_connection_bytes_max: max,

@@ -26,7 +26,7 @@ use utoipa::ToSchema;
 use crate::api::grpc::door::{self, Method};
 use crate::api::http::asked::Asked;
 use crate::api::http::described::Watched;
-use crate::api::http::large::{self, Until};
+use crate::api::http::large::{self, Source, Until};
 use crate::api::http::problem::Problem;
 use crate::api::http::query::{self, Query};
 use crate::api::http::routes::{Answered, Api};
@@ -245,10 +245,11 @@ impl<A: Stream<Item = Result<EncodedWatchResponse, Status>> + Unpin> Following<A
             return Ok(vec![self.api.texts.of(answer, |answer| event(answer, cluster_id, tells))]);
         }
         let made = door::deadline_in(self.api.node.tunables().request_timeout());
+        let source = Source::uncounted(bytes);
         let until = Until { made, taken: Instant::now() + TAKEN_WITHIN };
         let make = move || Ok(event(answer, cluster_id, tells));
         let answers = self.api.node.answers();
-        let (text, reserved) = large::made(answers, &self.line, until, bytes, make).await?;
+        let (text, reserved) = large::made(answers, &self.line, until, source, make).await?;
         Ok(reserved.hold(text).collect())
     }
 
