@@ -1,6 +1,6 @@
 // What can be done with the console, by whom.
 
-import { clean, go, is, login, opened, rows, shows, text } from './page.js';
+import { clean, fault, go, is, login, opened, rows, shows, text } from './page.js';
 
 /** Does what a dialog asks for. */
 async function act(page, name, given, done) {
@@ -134,7 +134,7 @@ const SEEN = {
 };
 
 /** What a token has no right to has no button, and is refused by the node. */
-export async function rights({ browser, url, tokens }) {
+export async function rights({ browser, url, nodes, tokens }) {
   if (!tokens.admin) return;
   await refused(browser, url);
   for (const [name, seen] of Object.entries(SEEN)) {
@@ -158,6 +158,23 @@ export async function rights({ browser, url, tokens }) {
     is((await page.evaluate(() => sessionStorage.length)) === 0, 'the token is kept after the log out');
     await page.context().close();
   }
+  await fewer(browser, url, nodes, tokens);
+}
+
+/** A token loses a right while its page is open: so do the rows their buttons, once the node has refused something. */
+async function fewer(browser, url, nodes, tokens) {
+  const page = await opened(browser);
+  await login(page, url, tokens.operator);
+  await go(page, url, 'service/shop');
+  await page.waitForSelector('[aria-label="Do something to shop-1"]');
+  page.allowed = ['403'];
+  const before = nodes.rewrite((access) => access.replace('role = "operator"', 'role = "read"'));
+  // What the page asks as an operator, it asks every few seconds.
+  await page.waitForSelector('[aria-label="Do something to shop-1"]', { state: 'detached', timeout: 40_000 })
+    .catch(() => fault('a token that is no operator any more has the buttons of one'));
+  await shows(page, 'shop-1');
+  nodes.rewrite(() => before);
+  await page.context().close();
 }
 
 /** A token that no node knows. */

@@ -149,7 +149,10 @@ async function readRights() {
   if (!begun || Date.now() - rightsAt < RIGHTS_MS) return;
   rightsAt = Date.now();
   try {
+    const before = JSON.stringify(page.rights);
     page.rights = new Rights(await call('GET', '/api/v1/me'));
+    // Views have the buttons of the rights with which they were opened.
+    if (JSON.stringify(page.rights) !== before) route();
   } catch (error) {
     if (error.status === 401 && begun) asked(error);
   }
