@@ -18,6 +18,7 @@ use tonic::Code;
 use tonic::metadata::MetadataMap;
 
 use crate::api::grpc::{Arrived, door};
+use crate::api::http::body::Nothing;
 use crate::api::http::cors;
 use crate::api::http::problem::Problem;
 use crate::api::http::query::Query;
@@ -131,9 +132,9 @@ impl Asked {
     /// # Errors
     /// A body came where none is expected.
     pub(super) async fn no_body(&self, api: &Api, body: Body) -> Result<(), Problem> {
-        match &*self.whole(api, body).await? {
-            b"" | b"{}" => Ok(()),
-            _ => Err(Problem::wrong("body", "this route takes none")),
+        match is_nothing(&self.whole(api, body).await?) {
+            true => Ok(()),
+            false => Err(Problem::wrong("body", "this route takes none")),
         }
     }
 
@@ -162,6 +163,13 @@ impl Asked {
         extensions.insert(self.line.clone());
         tonic::Request::from_parts(MetadataMap::from_headers(headers), extensions, message)
     }
+}
+
+/// No body, or an object with nothing in it, however it is written. (A list of nothing would be
+/// taken for one, too.)
+fn is_nothing(body: &[u8]) -> bool {
+    let is_object = body.trim_ascii_start().starts_with(b"{");
+    body.is_empty() || is_object && serde_json::from_slice::<Nothing>(body).is_ok()
 }
 
 async fn whole(headers: &HeaderMap, body: Body, mut here: Here) -> Result<Vec<u8>, Problem> {
@@ -273,3 +281,6 @@ fn without_port(host: &str) -> &str {
         _ => host,
     }
 }
+
+#[cfg(test)]
+mod tests;
