@@ -244,19 +244,19 @@ async fn what_cannot_be_written_is_refused_and_says_why() {
         write(http, &put, &body).await.refuses(400, "INVALID_ARGUMENT", Some(field));
     };
     refused(json!({ "endpoints": endpoints, "tll": "5s" }), "tll").await;
-    refused(json!({ "endpoints": endpoints, "ttl": 5 }), "body").await;
+    refused(json!({ "endpoints": endpoints, "ttl": 5 }), "ttl").await;
     refused(json!({ "endpoints": endpoints, "ttl": "5 s" }), "ttl").await;
     refused(json!({ "endpoints": endpoints, "ttl": "1m", "ttl_ms": 60_000 }), "ttl").await;
     refused(json!({ "endpoints": endpoints, "ttl": "5ms" }), "ttl_ms").await;
     let each = json!({ "tcp": {}, "interval": "99999h" });
     refused(json!({ "endpoints": endpoints, "checks": [each] }), "checks[0].interval").await;
     refused(json!({ "endpoints": endpoints, "ttl_ms": 5 }), "ttl_ms").await;
-    refused(json!({ "endpoints": endpoints, "ttl_ms": "5" }), "body").await;
-    refused(json!({ "endpoints": endpoints, "incarnation": "-1" }), "body").await;
+    refused(json!({ "endpoints": endpoints, "ttl_ms": "5" }), "ttl_ms").await;
+    refused(json!({ "endpoints": endpoints, "incarnation": "-1" }), "incarnation").await;
     refused(json!({ "endpoints": endpoints, "status": "sideways" }), "status").await;
     refused(json!({ "endpoints": endpoints, "checks": [{}] }), "checks[0]").await;
     refused(json!([]), "body").await;
-    refused(json!({}), "body").await;
+    refused(json!({}), "endpoints").await;
 
     let line = format!("{put} HTTP/1.0");
     let body = json!({ "endpoints": endpoints }).to_string();

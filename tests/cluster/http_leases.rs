@@ -41,8 +41,8 @@ async fn many_leases_are_renewed_by_one_call_and_it_says_which_are_unknown() {
         (json!({ "lease_ids": known, "cluster_id": "00ff" }), 404, "NOT_FOUND", None),
         (json!({ "lease_ids": [] }), 400, "INVALID_ARGUMENT", Some("lease_ids")),
         (json!({ "lease_ids": vec![7; 10_001] }), 400, "INVALID_ARGUMENT", Some("lease_ids")),
-        (json!({ "lease_ids": ["seven"] }), 400, "INVALID_ARGUMENT", Some("body")),
-        (json!({}), 400, "INVALID_ARGUMENT", Some("body")),
+        (json!({ "lease_ids": ["seven"] }), 400, "INVALID_ARGUMENT", Some("lease_ids[0]")),
+        (json!({}), 400, "INVALID_ARGUMENT", Some("lease_ids")),
     ] {
         write(http, "PUT /api/v1/leases", &body).await.refuses(status, code, field);
     }

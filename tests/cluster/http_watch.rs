@@ -1,5 +1,6 @@
 //! Following by HTTP: streams of events, and reads that wait.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -181,6 +182,23 @@ async fn a_stream_without_news_has_positions_and_ages_and_no_events() {
     assert_eq!(data["changes"][0]["instance"]["id"], "b", "{data}");
 }
 
+/// Browsers wait for as long as they are told.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_say_first_when_to_come_again_each_at_a_time_of_its_own() {
+    let cluster = Cluster::start(1).await;
+    cluster.leader().await;
+    let mut times = BTreeSet::new();
+    for _ in 0..4 {
+        let mut events = Events::open(cluster.http_address(1), WATCH, "").await;
+        let first = events.line().await.unwrap();
+        let time: u64 = first.strip_prefix("retry: ").expect("a time").parse().unwrap();
+        assert!((1_000..=5_000).contains(&time), "{first}");
+        times.insert(time);
+        assert_eq!(events.line().await.as_deref(), Some(": bookmark_ms 5000"));
+    }
+    assert!(times.len() > 1, "{times:?}");
+}
+
 /// Takes five bookmarks, and nothing else.
 async fn quiet(events: &mut Events) {
     let (mut ids, mut ages) = (0, 0);
@@ -299,6 +317,11 @@ async fn a_read_waits_until_its_service_changes_and_no_other() {
     let over = get(http, &format!("{WEB}?index={first}&wait=200ms")).await;
     assert_eq!(index(&over), first, "another service's change is none");
     assert!(asked.elapsed() >= Duration::from_millis(200), "it waited: {:?}", asked.elapsed());
+    let (_, alone) = first.split_once('-').unwrap();
+    let asked = Instant::now();
+    let over = get(http, &format!("{WEB}?index={alone}&wait=200ms")).await;
+    assert_eq!(index(&over), first, "{over:?}");
+    assert!(asked.elapsed() >= Duration::from_millis(200), "no cluster: {:?}", asked.elapsed());
     assert!(!waiting.is_finished());
     let spec = json!({ "endpoints": { "http": "http://h:1" } });
     assert_eq!(write(http, &format!("PUT {WEB}/instances/b"), &spec).await.status, 200);

@@ -1,6 +1,6 @@
 // What can be done with the console, by whom.
 
-import { clean, go, is, login, opened, rows, shows, text } from './page.js';
+import { clean, fault, go, is, login, opened, rows, shows, text } from './page.js';
 
 /** Does what a dialog asks for. */
 async function act(page, name, given, done) {
@@ -91,6 +91,7 @@ async function members(page, url) {
   await page.waitForSelector('main table');
   await act(page, 'Snapshot', {});
   await shows(page, 'snapshot covers', '#toast');
+  await staysOn(page);
   const leads = () => page.$$eval('main tbody tr', (all) => all.findIndex((it) => it.innerText.includes('leader')));
   const before = await leads();
   await page.click('main button:text-is("Transfer the lead here") >> nth=0');
@@ -100,6 +101,17 @@ async function members(page, url) {
     const at = [...document.querySelectorAll('main tbody tr')].findIndex((it) => it.innerText.includes('leader'));
     return at >= 0 && at !== old;
   }, before, { timeout: 15_000 });
+}
+
+/** The table is built anew every few seconds: the keyboard stays on the row that it was on. */
+async function staysOn(page) {
+  const last = page.locator('main button:text-is("Transfer the lead here") >> nth=-1');
+  const label = await last.getAttribute('aria-label');
+  await last.focus();
+  await page.evaluate(() => (document.activeElement.before = true));
+  await page.waitForFunction(() => !document.activeElement.before, null, { timeout: 15_000 }).catch(() => undefined);
+  const now = await page.evaluate(() => document.activeElement.getAttribute('aria-label'));
+  is(label === now, `the keyboard was on "${label}", and is on "${now}"`);
 }
 
 export async function pausing({ page, url, api }) {
@@ -122,7 +134,7 @@ const SEEN = {
 };
 
 /** What a token has no right to has no button, and is refused by the node. */
-export async function rights({ browser, url, tokens }) {
+export async function rights({ browser, url, nodes, tokens }) {
   if (!tokens.admin) return;
   await refused(browser, url);
   for (const [name, seen] of Object.entries(SEEN)) {
@@ -146,6 +158,23 @@ export async function rights({ browser, url, tokens }) {
     is((await page.evaluate(() => sessionStorage.length)) === 0, 'the token is kept after the log out');
     await page.context().close();
   }
+  await fewer(browser, url, nodes, tokens);
+}
+
+/** A token loses a right while its page is open: so do the rows their buttons, once the node has refused something. */
+async function fewer(browser, url, nodes, tokens) {
+  const page = await opened(browser);
+  await login(page, url, tokens.operator);
+  await go(page, url, 'service/shop');
+  await page.waitForSelector('[aria-label="Do something to shop-1"]');
+  page.allowed = ['403'];
+  const before = nodes.rewrite((access) => access.replace('role = "operator"', 'role = "read"'));
+  // What the page asks as an operator, it asks every few seconds.
+  await page.waitForSelector('[aria-label="Do something to shop-1"]', { state: 'detached', timeout: 40_000 })
+    .catch(() => fault('a token that is no operator any more has the buttons of one'));
+  await shows(page, 'shop-1');
+  nodes.rewrite(() => before);
+  await page.context().close();
 }
 
 /** A token that no node knows. */

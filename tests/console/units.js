@@ -13,7 +13,9 @@ export const units = () => (async () => {
   const { layout } = await import('./layout.js');
   const { verdict, protection } = await import('./verdict.js');
   const { instance, status } = await import('./shapes.js');
-  const { outward } = await import('./dom.js');
+  const { button, outward } = await import('./dom.js');
+  const { buttons } = await import('./actions.js');
+  const { part } = await import('./views/parts.js');
   const { command, word } = await import('./shell.js');
 
   // Events come in pieces of any length, with every end of a line.
@@ -68,6 +70,18 @@ export const units = () => (async () => {
   event('9', 'added', 'j');
   same([live.copy.size, live.held.length, [...live.copy.services.get('s').instances.keys()]], [1, 0, ['j']], 'changes that count together');
 
+  // The line says "Live" no longer than the node may be silent.
+  const heard = (agoMs, comment) => {
+    const it = new Live(() => {});
+    new Events(() => {}, (said) => it.begins(said)).feed(new TextEncoder().encode(`retry: 1234\n${comment}\n\n`));
+    Object.assign(it, { phase: 'live', age: 0, leader: '1', heardAt: Date.now() - agoMs });
+    return it.isLive;
+  };
+  same([0, 9_000, 12_000].map((it) => heard(it, ': bookmark_ms 5000')), [true, true, false], 'live, where a node is heard every 5 s');
+  same([0, 9_000, 12_000].map((it) => heard(it, ': other')), [true, true, false], 'live, where a node says not how often it is heard');
+  same([3_000, 8_000].map((it) => heard(it, ': bookmark_ms 100')), [true, false], 'live, where a node is heard ten times a second');
+  same([15_000, 30_000].map((it) => heard(it, ': bookmark_ms 600000')), [true, false], 'live, where comments alone are heard');
+
   const edges = [['a', 'b'], ['b', 'c'], ['c', 'a'], ['a', 'c'], ['d', 'd']];
   const drawn = layout(['a', 'b', 'c', 'd'], edges);
   same(drawn.lines.map((line) => line.back), [false, false, true, false, true], 'lines of a circle');
@@ -98,5 +112,24 @@ export const units = () => (async () => {
     same(outward(uri).tagName, 'SPAN', `${uri} is no link`);
   }
   same(outward('HTTPS://h/x').tagName, 'A', 'https is a link');
+
+  // Rows are built anew while the keyboard is on the button of one: Enter would do it to another.
+  const rows = part('rows');
+  document.body.append(rows.root);
+  const anyone = new Rights({ checked: false });
+  const of = (ids) => ids.flatMap((id) => buttons(anyone, { ...one, namespace: 'n', id }));
+  for (const [name, ids] of [['before', ['a', 'b', 'c']], ['anew', ['b', 'c']], ['after another came', ['a', 'b', 'c', 'd']]]) {
+    rows.show(name, () => of(ids));
+    if (name === 'before') [...rows.root.children].filter((it) => it.textContent === 'Drain')[2].focus();
+    same(document.activeElement.getAttribute('aria-label'), 'Drain: s/c', `the keyboard ${name}`);
+  }
+  rows.show('gone', () => of(['a', 'b']));
+  same(rows.root.contains(document.activeElement), false, 'the keyboard is on the row of another, where its own is gone');
+  const plain = ['x', 'y'].map((label) => () => ['w', 'x', 'y'].map((it) => button(it, () => {}, { class: label })));
+  rows.show('plain', plain[0]);
+  rows.root.children[2].focus();
+  rows.show('plain anew', plain[1]);
+  same(document.activeElement.textContent, 'y', 'the keyboard on a button without a label');
+  rows.root.remove();
   return wrong;
 })();

@@ -196,12 +196,13 @@ export function buttons(rights, it, registered = true) {
   const may = (role) => rights.may(role, it.namespace, it.service);
   const decided = it.override?.status;
   const found = [];
+  const add = (label, run, more) => found.push(button(label, () => run(it), { 'aria-label': `${label}: ${it.service}/${it.id}`, ...more }));
   if (may('operator')) {
-    if (decided !== 'DRAINING') found.push(button('Drain', () => drain(it)));
-    if (decided !== 'OUT_OF_SERVICE') found.push(button('Out of service', () => outOfService(it)));
-    found.push(button('Weight', () => weigh(it)));
-    if (it.override) found.push(button('Clear override', () => clear(it)));
+    if (decided !== 'DRAINING') add('Drain', drain);
+    if (decided !== 'OUT_OF_SERVICE') add('Out of service', outOfService);
+    add('Weight', weigh);
+    if (it.override) add('Clear override', clear);
   }
-  if (registered && may('register')) found.push(button('Deregister', () => deregister(it), { class: 'danger' }));
+  if (registered && may('register')) add('Deregister', deregister, { class: 'danger' });
   return found;
 }

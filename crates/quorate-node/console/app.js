@@ -149,7 +149,10 @@ async function readRights() {
   if (!begun || Date.now() - rightsAt < RIGHTS_MS) return;
   rightsAt = Date.now();
   try {
+    const before = JSON.stringify(page.rights);
     page.rights = new Rights(await call('GET', '/api/v1/me'));
+    // Views have the buttons of the rights with which they were opened.
+    if (JSON.stringify(page.rights) !== before) route();
   } catch (error) {
     if (error.status === 401 && begun) asked(error);
   }
@@ -208,6 +211,7 @@ function tell() {
 }
 
 function stateOf(live) {
+  if (live.phase === 'live' && live.isNew) return 'The node is not heard any more: what is shown may be old. Soon the page tries again.';
   if (live.phase === 'live' && live.leader !== '0') return 'The node gets nothing new from its leader: what is shown may be old, until it is caught up.';
   if (live.phase === 'live') return 'The node has no leader in sight: what is shown stays as it was, and writes wait.';
   if (live.phase === 'stopped') return `${sentence(live.why)}${wider(live)}`;

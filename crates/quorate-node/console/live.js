@@ -13,6 +13,10 @@ const STEADY_MS = 10_000;
 const LONGEST_WAIT_MS = 15_000;
 /** What is older than this is not live: as long as a node may be behind that counts as ready. */
 const OLD_MS = 5_000;
+/** A node that is followed is heard this often unless it says (`bookmark_ms`), by a comment at the least often, and up to this later. */
+const HEARD_MS = 5_000;
+const COMMENT_MS = 15_000;
+const LATE_MS = 1_000;
 /** More than any event is. */
 const EVENT_MAX = 16 * 1024 * 1024;
 
@@ -27,6 +31,8 @@ export class Live {
     this.refused = 0;
     /** When it was last so that what is shown was what the registry had. */
     this.heardAt = 0;
+    /** How often the node is heard where nothing happens. */
+    this.every = HEARD_MS;
     this.leader = '';
     /** How old what came may have been when its node last said so, ms; null: it does not know. */
     this.age = 0;
@@ -39,7 +45,12 @@ export class Live {
 
   /** Whether what is shown is what the registry has. */
   get isLive() {
-    return this.phase === 'live' && this.isNew;
+    return this.phase === 'live' && this.isNew && this.isHeard;
+  }
+
+  /** Whether the node is heard as often as it is to be: a connection that was cut off without a word is still open here. */
+  get isHeard() {
+    return Date.now() - this.heardAt <= OLD_MS + this.every + LATE_MS;
   }
 
   /** Whether the node that is heard has what the registry has. */
@@ -137,7 +148,8 @@ export class Live {
       const reader = await opened(where, more, abort.signal);
       this.parts = this.lastId ? null : [];
       this.held = [];
-      const events = new Events((event) => run === this.run && this.take(event));
+      this.every = HEARD_MS;
+      const events = new Events((event) => run === this.run && this.take(event), (comment) => this.begins(comment));
       for (;;) {
         const { done, value } = await reader.read();
         if (done || run !== this.run) return;
@@ -154,6 +166,12 @@ export class Live {
       clearTimeout(timer);
       abort.abort();
     }
+  }
+
+  /** What the node says at the beginning. */
+  begins(comment) {
+    const said = /^bookmark_ms (\d+)$/.exec(comment);
+    if (said) this.every = Math.min(Number(said[1]), COMMENT_MS);
   }
 
   take({ type, id, data, comment }) {
@@ -213,8 +231,10 @@ function delay(failures) {
 
 /** Server-sent events, as https://html.spec.whatwg.org/multipage/server-sent-events.html parses them. */
 export class Events {
-  constructor(onEvent) {
+  /** `onComment`: of one that comes without an event. */
+  constructor(onEvent, onComment = () => {}) {
     this.onEvent = onEvent;
+    this.onComment = onComment;
     this.decoder = new TextDecoder();
     this.rest = '';
     this.begin();
@@ -241,6 +261,7 @@ export class Events {
     if (line === '') {
       // One without data is none, but its id counts.
       if (this.data.length || this.moved) this.onEvent({ type: this.type || 'message', id: this.id, data: this.data.join('\n'), comment: this.comment });
+      else if (this.comment) this.onComment(this.comment);
       return this.begin();
     }
     const colon = line.indexOf(':');

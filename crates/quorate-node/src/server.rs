@@ -2,8 +2,9 @@
 //! task of a node is spawned here, by [`Bound::run`], but those of connections.
 //!
 //! Order of stopping, all within `shutdown_grace_ms`: health says "not serving"; a leader hands the
-//! lead over; new calls are refused, watch streams end with a status, calls that are under way
-//! finish; the loops end; Raft stops; the peer listener closes; the log is flushed and closed.
+//! lead over; new calls are refused, watch streams end with a status, calls that are under way, by
+//! HTTP too, finish; the loops end; Raft stops; the peer listener closes; the log is flushed and
+//! closed.
 
 mod grace;
 mod listeners;
@@ -24,6 +25,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::api::grpc::measured;
 use crate::api::grpc::peer::PeerService;
@@ -285,7 +287,8 @@ impl Bound {
             let origins = self.origins.into();
             let observed = Observed { node, log, snapshots, tls, connections, scrapes, origins };
             let security = Security::tools(self.tls.clone());
-            tasks.spawn(serve_tools(observed, listener, security, stops.loops.clone()));
+            let (calls, stop) = (stops.http_calls.clone(), stops.loops.clone());
+            tasks.spawn(serve_tools(observed, listener, security, calls, stop));
         }
         if let Some(sockets) = listeners.dns
             && let Ok(settings) = quorate_dns::Settings::new(&self.dns.domain)
@@ -346,6 +349,9 @@ fn failed_in_raft(source: Fatal<TypeConfig>) -> StartError {
 struct Stops {
     /// The listener for clients has ended, and with it all of its calls.
     clients_done: CancellationToken,
+    /// Calls of the API by HTTP that are under way. Its listener goes on, for who asks whether the
+    /// node is ready.
+    http_calls: TaskTracker,
     /// The loops are to end.
     loops: CancellationToken,
     /// The listener for peers is to end.
@@ -387,7 +393,12 @@ async fn stop_all(
     hand_over(node, &grace).await;
     tracing::info!("refusing new calls; watch streams end, calls under way finish");
     node.stop().cancel();
-    match tokio::time::timeout(grace.calls, stops.clients_done.cancelled()).await {
+    stops.http_calls.close();
+    let done = async {
+        stops.clients_done.cancelled().await;
+        stops.http_calls.wait().await;
+    };
+    match tokio::time::timeout(grace.calls, done).await {
         Ok(()) => tracing::info!("calls are done"),
         Err(_elapsed) => tracing::warn!("calls did not end in time; going on without them"),
     }

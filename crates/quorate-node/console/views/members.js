@@ -78,7 +78,7 @@ function addresses(it) {
 function actions(it, node) {
   const can = it.reachable && it.role === 'voter' && it.state !== 'leader';
   return [
-    can && button('Transfer the lead here', () => transfer(it)),
-    String(it.id) === String(node) && button('Snapshot', () => snapshot(it.id)),
+    can && button('Transfer the lead here', () => transfer(it), { 'aria-label': `Transfer the lead here: node ${it.id}` }),
+    String(it.id) === String(node) && button('Snapshot', () => snapshot(it.id), { 'aria-label': `Snapshot: node ${it.id}` }),
   ];
 }

@@ -28,6 +28,9 @@ export function select(label, options, onChange) {
   return h('select', { 'aria-label': label, onchange: onChange }, items);
 }
 
+/** What tells a link or button from others: those of rows say the same, and have a label that names their row. */
+const nameOf = (it) => it.getAttribute('aria-label') ?? it.textContent;
+
 /** A part of a view that is only built anew where what it shows is another. */
 export function part(name) {
   const root = h('div', { class: name });
@@ -39,9 +42,9 @@ export function part(name) {
       if (now === last) return;
       last = now;
       // What the keyboard is on stays so.
-      const on = root.contains(document.activeElement) ? document.activeElement.textContent : null;
+      const on = root.contains(document.activeElement) ? nameOf(document.activeElement) : null;
       fill(root, build());
-      if (on) [...root.querySelectorAll('a, button')].find((it) => it.textContent === on)?.focus({ preventScroll: true });
+      if (on) [...root.querySelectorAll('a, button')].find((it) => nameOf(it) === on)?.focus({ preventScroll: true });
     },
   };
 }

@@ -19,6 +19,7 @@ mod described;
 mod discovery;
 mod door;
 mod json;
+mod known;
 mod large;
 mod problem;
 mod query;

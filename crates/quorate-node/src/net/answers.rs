@@ -109,6 +109,11 @@ impl Answers {
         })
     }
 
+    /// How many bytes an answer may have where nothing else is under way.
+    pub(crate) fn max_of_one(&self) -> usize {
+        self.max.min(self.max_per_connection)
+    }
+
     /// About what this number of instances takes, going by the last ones.
     pub(crate) fn estimate(&self, instances: usize) -> usize {
         instances * self.instance_bytes.load(Ordering::Relaxed)
@@ -138,7 +143,7 @@ impl Reserved {
     }
 
     /// How many of its bytes are counted.
-    fn counted(&self) -> usize {
+    pub(crate) fn counted(&self) -> usize {
         if self.bytes < COUNTED_FROM { 0 } else { self.bytes }
     }
 

@@ -15,6 +15,7 @@ use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::transport::Server;
@@ -269,7 +270,12 @@ where
             }
         };
         let late = within.map(|within| (Box::pin(sleep(within)), within));
-        Poll::Ready(Ok(response.map(|body| CountedBody { body, late, _call: call })))
+        Poll::Ready(Ok(response.map(|body| CountedBody {
+            body,
+            late,
+            _call: call,
+            _under_way: None,
+        })))
     }
 }
 
@@ -279,11 +285,13 @@ pub(crate) struct CountedBody {
     /// When it ends at the latest, and how long after it began that is.
     late: Option<(Pin<Box<Sleep>>, Duration)>,
     _call: Option<Call>,
+    /// Whoever stops the node waits for it.
+    _under_way: Option<TaskTrackerToken>,
 }
 
 impl CountedBody {
-    pub(super) fn new(body: Body, call: Call) -> Self {
-        Self { body, late: None, _call: Some(call) }
+    pub(super) fn new(body: Body, call: Call, under_way: TaskTrackerToken) -> Self {
+        Self { body, late: None, _call: Some(call), _under_way: Some(under_way) }
     }
 }
 

@@ -491,7 +491,7 @@ impl UnderWay {
         }
     }
 
-    pub(super) fn is_overdue(&self, now: Instant) -> bool {
+    pub(crate) fn is_overdue(&self, now: Instant) -> bool {
         self.due.first_key_value().is_some_and(|(first, _)| *first + SEND_GRACE < now)
     }
 }

@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tonic::transport::server::Connected;
 use tower::ServiceExt;
@@ -49,6 +50,8 @@ pub(crate) struct Tools {
     pub(crate) calls: Arc<UnderWay>,
     /// Those of nobody who is known.
     pub(crate) apart: FindApart<Incoming>,
+    /// Calls that are bounded by what answers them, each until its answer has been sent.
+    pub(crate) under_way: TaskTracker,
 }
 
 /// Serves each connection that arrives and can be secured, until the stop has come and none is
@@ -106,7 +109,7 @@ async fn serve_one(
 }
 
 async fn answer(
-    Tools { router, refused, count, calls, apart }: Tools,
+    Tools { router, refused, count, calls, apart, under_way }: Tools,
     line: Arc<Line>,
     mut request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
@@ -127,10 +130,13 @@ async fn answer(
     };
     let (path, method) = (request.uri().path(), request.method().clone());
     if BOUNDED_BY_ITSELF.iter().any(|place| path.starts_with(place)) {
+        let token = under_way.token();
         let answered = router.oneshot(request).await?;
         // Its body may go on for long.
-        let whole =
-            |body| axum::body::Body::new(CountedBody::new(tonic::body::Body::new(body), call));
+        let whole = |body| {
+            let body = CountedBody::new(tonic::body::Body::new(body), call, token);
+            axum::body::Body::new(body)
+        };
         return Ok(answered.map(whole));
     }
     match timeout(ANSWER_WITHIN, router.oneshot(request)).await {

@@ -14,6 +14,7 @@ use quorate_proto::encoded::v1::admin_server::AdminServer;
 use quorate_proto::encoded::v1::registry_server::RegistryServer;
 use quorate_proto::peer::v1::peer_server::PeerServer;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
@@ -152,11 +153,12 @@ pub(super) async fn serve_peers(
     }
 }
 
-/// The listener for operators' tools, until the stop.
+/// The listener for operators' tools, until the stop; `under_way`: its calls of the API.
 pub(super) async fn serve_tools(
     observed: Observed,
     listener: Listener,
     security: Security,
+    under_way: TaskTracker,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
     let (tunables, meters) = (observed.node.tunables(), observed.node.meters());
@@ -176,7 +178,7 @@ pub(super) async fn serve_tools(
     let arriving = connections.accept(listener);
     let meters = meters.clone();
     let count = Arc::new(move |method: &_, status| count_unrouted(&meters, method, status));
-    let tools = Tools { router: router(observed), refused, count, calls, apart };
+    let tools = Tools { router: router(observed), refused, count, calls, apart, under_way };
     tokio::select! {
         () = http::serve(tools, arriving, security, stop.clone()) => Ok(()),
         never = connections.watch(stop) => match never {},

@@ -18,6 +18,7 @@ use tonic::Code;
 use tonic::metadata::MetadataMap;
 
 use crate::api::grpc::{Arrived, door};
+use crate::api::http::body::Nothing;
 use crate::api::http::cors;
 use crate::api::http::problem::Problem;
 use crate::api::http::query::Query;
@@ -103,14 +104,7 @@ impl Asked {
         body: Body,
     ) -> Result<T, Problem> {
         let body = self.whole(api, body).await?;
-        serde_json::from_slice(&body).map_err(|error| {
-            let why = error.to_string();
-            let unknown = why.strip_prefix("unknown field `");
-            match unknown.and_then(|rest| rest.split_once("`, ")) {
-                Some((field, known)) => Problem::wrong(field, &format!("is not known: {known}")),
-                None => Problem::wrong("body", &why),
-            }
-        })
+        read(&body)
     }
 
     /// As [`Self::json`], where there may be none, or `null`.
@@ -131,9 +125,9 @@ impl Asked {
     /// # Errors
     /// A body came where none is expected.
     pub(super) async fn no_body(&self, api: &Api, body: Body) -> Result<(), Problem> {
-        match &*self.whole(api, body).await? {
-            b"" | b"{}" => Ok(()),
-            _ => Err(Problem::wrong("body", "this route takes none")),
+        match is_nothing(&self.whole(api, body).await?) {
+            true => Ok(()),
+            false => Err(Problem::wrong("body", "this route takes none")),
         }
     }
 
@@ -162,6 +156,42 @@ impl Asked {
         extensions.insert(self.line.clone());
         tonic::Request::from_parts(MetadataMap::from_headers(headers), extensions, message)
     }
+}
+
+/// # Errors
+/// It is no JSON, or not what is expected: which field of it.
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let read = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let (path, error) = (error.path().to_string(), error.into_inner());
+        of_field(&path, &error)
+    })?;
+    // Nothing more may follow.
+    json.end().map_err(|error| Problem::wrong("body", &error.to_string()))?;
+    Ok(read)
+}
+
+/// What is wrong at this place of a body, which is `.` for the whole of it.
+fn of_field(path: &str, error: &serde_json::Error) -> Problem {
+    let why = error.to_string();
+    if let Some(rest) = why.strip_prefix("missing field `") {
+        let name = rest.split('`').next().unwrap_or_default();
+        let field = if path == "." { name.to_owned() } else { format!("{path}.{name}") };
+        return Problem::wrong(&field, "must be there");
+    }
+    let known = why.strip_prefix("unknown field `").and_then(|rest| rest.split_once("`, "));
+    match (known, error.is_data() && path != ".") {
+        (Some((_, known)), true) => Problem::wrong(path, &format!("is not known: {known}")),
+        (_, true) => Problem::wrong(path, &why),
+        (_, false) => Problem::wrong("body", &why),
+    }
+}
+
+/// No body, or an object with nothing in it, however it is written. (A list of nothing would be
+/// taken for one, too.)
+fn is_nothing(body: &[u8]) -> bool {
+    let is_object = body.trim_ascii_start().starts_with(b"{");
+    body.is_empty() || is_object && serde_json::from_slice::<Nothing>(body).is_ok()
 }
 
 async fn whole(headers: &HeaderMap, body: Body, mut here: Here) -> Result<Vec<u8>, Problem> {
@@ -273,3 +303,6 @@ fn without_port(host: &str) -> &str {
         _ => host,
     }
 }
+
+#[cfg(test)]
+mod tests;

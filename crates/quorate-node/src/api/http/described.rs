@@ -13,7 +13,7 @@ use utoipa::openapi::{
 use utoipa::{IntoParams, ToSchema};
 
 use crate::api::http::problem::Words;
-use crate::api::http::{console, reading, schemas, watching};
+use crate::api::http::{console, known, schemas, watching};
 
 /// Where routes are.
 pub(super) const API: &str = "/api/v1";
@@ -250,7 +250,7 @@ impl Document {
             (ETAG, self.tag.as_str()),
             (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         ];
-        if reading::is_known(headers, &self.tag, true) {
+        if known::is_known(headers, &self.tag, true) {
             return (StatusCode::NOT_MODIFIED, common).into_response();
         }
         (common, [(CONTENT_TYPE, "application/json")], self.text.clone()).into_response()

@@ -21,7 +21,7 @@ use utoipa::ToSchema;
 use crate::api::grpc::Local;
 use crate::api::http::asked::Asked;
 use crate::api::http::described::Targets;
-use crate::api::http::large;
+use crate::api::http::large::{self, Source, Until};
 use crate::api::http::problem::Problem;
 use crate::api::http::query;
 use crate::api::http::routes::{Answered, Api};
@@ -84,11 +84,11 @@ pub(super) async fn prometheus(State(api): State<Api>, mut asked: Asked) -> Answ
         );
         return Err(too_old(new));
     }
-    let bytes = estimate(&registry, &namespace, &prefix);
-    let deadline = asked.deadline(&api.node);
+    let source = Source::uncounted(estimate(&registry, &namespace, &prefix));
+    let until = Until::both(asked.deadline(&api.node));
     let make = move || written(&registry, &namespace, &prefix, endpoint.as_deref());
     let answers = api.node.answers();
-    let (text, reserved) = large::made(answers, &asked.line, deadline, bytes, make).await?;
+    let (text, reserved) = large::made(answers, &asked.line, until, source, make).await?;
     if &text[..] == NONE && age_ms > CURRENT_MS {
         return Err(too_old("what this node knows nothing of may be there by now".to_owned()));
     }

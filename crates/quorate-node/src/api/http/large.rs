@@ -28,6 +28,35 @@ const LARGE: usize = 64 * 1024;
 /// JSON has about this many bytes for each of the contract's.
 const GROWS: usize = 2;
 
+/// Until when a text has to be made, and until when it has to be taken.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Until {
+    pub(super) made: Instant,
+    pub(super) taken: Instant,
+}
+
+impl Until {
+    /// What answers a call has the call's deadline for both.
+    pub(super) fn both(deadline: Instant) -> Self {
+        Self { made: deadline, taken: deadline }
+    }
+}
+
+/// What a text is made of, bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Source {
+    pub(super) bytes: usize,
+    /// How many of them count among the answers under way until the text is there.
+    pub(super) counted: usize,
+}
+
+impl Source {
+    /// Of what does not count.
+    pub(super) fn uncounted(bytes: usize) -> Self {
+        Self { bytes, counted: 0 }
+    }
+}
+
 /// What an answer of the contract is in JSON.
 ///
 /// # Errors
@@ -43,15 +72,16 @@ where
     S: Serialize,
 {
     let (_, answer, held) = answer.into_parts();
-    let bytes = answer.encoded_len();
-    let deadline = asked.deadline(&api.node);
+    let counted = held.get::<Arc<Reserved>>().map_or(0, |reserved| reserved.counted());
+    let source = Source { bytes: answer.encoded_len(), counted };
+    let until = Until::both(asked.deadline(&api.node));
     let make = move || {
         let text = written(&show(answer));
         // What it was made of is gone.
         drop(held);
         Ok(text)
     };
-    let (text, reserved) = made(api.node.answers(), &asked.line, deadline, bytes, make).await?;
+    let (text, reserved) = made(api.node.answers(), &asked.line, until, source, make).await?;
     Ok(response(text, reserved))
 }
 
@@ -71,21 +101,35 @@ pub(super) fn response(text: Bytes, reserved: Reserved) -> Response {
 pub(super) async fn made(
     answers: &Arc<Answers>,
     line: &Arc<Line>,
-    deadline: Instant,
-    of_bytes: usize,
+    until: Until,
+    source: Source,
     make: impl FnOnce() -> Result<Bytes, CallError> + Send + 'static,
 ) -> Result<(Bytes, Reserved), CallError> {
-    let mut reserved = answers.begin(line, deadline)?;
-    let text = match of_bytes > LARGE {
+    let mut reserved = answers.begin(line, until.taken)?;
+    let text = match source.bytes > LARGE {
         false => make()?,
         true => {
-            let _turn = answers.turn(deadline).await?;
-            reserved.check(GROWS * of_bytes)?;
+            let _turn = answers.turn(until.made).await?;
+            let estimate = GROWS * source.bytes;
+            // What it is made of goes when it is there.
+            let checked = reserved.check(estimate.saturating_sub(source.counted));
+            checked.map_err(|refused| or_too_large(answers, refused, estimate))?;
             blocking(make).await??
         }
     };
-    reserved.add(text.len())?;
+    let added = reserved.add(text.len());
+    added.map_err(|refused| or_too_large(answers, refused, text.len()))?;
     Ok((text, reserved))
+}
+
+/// Why so many bytes were refused: they would be whatever else is under way, or come again later.
+fn or_too_large(answers: &Answers, refused: CallError, bytes: usize) -> CallError {
+    let limit = answers.max_of_one();
+    let (what, instead) = ("the answer", "use `limit` and read pages, or a prefix");
+    match bytes > limit {
+        true => CallError::TooLarge { what, bytes, limit, instead },
+        false => refused,
+    }
 }
 
 #[cfg(test)]
@@ -99,15 +143,26 @@ mod tests {
     use crate::net::answers::Refused;
 
     async fn made_by(answers: &Arc<Answers>, of_bytes: usize) -> Result<ThreadId, CallError> {
-        let (line, by) =
-            (Line::of(&http::Extensions::new()), Arc::new(std::sync::Mutex::new(None)));
+        made_on(answers, &line(), Source::uncounted(of_bytes)).await
+    }
+
+    fn line() -> Arc<Line> {
+        Line::of(&http::Extensions::new())
+    }
+
+    async fn made_on(
+        answers: &Arc<Answers>,
+        line: &Arc<Line>,
+        source: Source,
+    ) -> Result<ThreadId, CallError> {
+        let (of_bytes, by) = (source.bytes, Arc::new(std::sync::Mutex::new(None)));
         let note = by.clone();
         let make = move || {
             *note.lock().unwrap() = Some(thread::current().id());
             Ok(Bytes::from(vec![b'x'; of_bytes * GROWS]))
         };
-        let deadline = Instant::now() + Duration::from_secs(5);
-        let (text, _reserved) = made(answers, &line, deadline, of_bytes, make).await?;
+        let until = Until::both(Instant::now() + Duration::from_secs(5));
+        let (text, _reserved) = made(answers, line, until, source, make).await?;
         assert_eq!(text.len(), of_bytes * GROWS);
         Ok(by.lock().unwrap().expect("it was made"))
     }
@@ -141,7 +196,35 @@ mod tests {
     async fn one_that_would_be_too_much_is_not_begun() {
         let answers = answers(LARGE * GROWS);
         let refused = made_by(&answers, LARGE + 1).await.expect_err("too much");
-        assert!(matches!(refused, CallError::AnswersUnderWay { .. }), "{refused:?}");
+        assert!(matches!(refused, CallError::TooLarge { .. }), "for ever: {refused:?}");
         made_by(&answers, LARGE).await.expect("as much as may be");
+        // As JSON, it is more than was thought.
+        let until = Until::both(Instant::now() + Duration::from_secs(5));
+        let make = || Ok(Bytes::from(vec![b'x'; LARGE * GROWS + 1]));
+        let more = made(&answers, &line(), until, Source::uncounted(LARGE), make).await;
+        let refused = more.map(drop).expect_err("too much");
+        assert!(matches!(refused, CallError::TooLarge { .. }), "for ever: {refused:?}");
+    }
+
+    /// What it is made of counted beside it: a third of what a connection may have was too much.
+    #[tokio::test]
+    async fn what_it_is_made_of_makes_room_for_it() {
+        let (bytes, answers, line) = (4 * LARGE, answers(4 * LARGE * GROWS), line());
+        let far = Instant::now() + Duration::from_secs(60);
+        let mut source = answers.begin(&line, far).unwrap();
+        source.add(bytes).unwrap();
+        let own = Source { bytes, counted: bytes };
+        // The text has room when its source has gone.
+        let until = Until::both(far);
+        let make = move || {
+            drop(source);
+            Ok(Bytes::from(vec![b'x'; bytes * GROWS]))
+        };
+        drop(made(&answers, &line, until, own, make).await.expect("it fits"));
+        let mut other = answers.begin(&line, far).unwrap();
+        other.add(bytes).unwrap();
+        let refused = made_on(&answers, &line, Source::uncounted(bytes)).await;
+        let refused = refused.expect_err("too much beside another one");
+        assert!(matches!(refused, CallError::AnswersUnderWay { .. }), "for now: {refused:?}");
     }
 }

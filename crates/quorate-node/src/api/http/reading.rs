@@ -1,12 +1,11 @@
 //! What reads.
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::pin::pin;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::header::{ETAG, IF_NONE_MATCH};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::header::ETAG;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::IntoResponse;
 use prost::Message as _;
 use quorate_proto::encoded::v1::EncodedFetchResponse;
@@ -17,7 +16,7 @@ use quorate_proto::v1::{
     ListDependentsResponse, ListMembersRequest, ListOverridesRequest, ListOverridesResponse,
     ListServicesRequest, ListServicesResponse, Service, StatusRequest,
 };
-use quorate_state::{Namespace, Registry, Revision, ServiceKey, ServiceName};
+use quorate_state::{Namespace, Revision, ServiceKey, ServiceName};
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 use tonic::{Response, Status};
@@ -29,19 +28,19 @@ use crate::api::http::asked::Asked;
 use crate::api::http::described::{Filters, Fresh, LocalOnly, OverridePage, Page, Prefix, Waiting};
 use crate::api::http::door::{self, NOBODY, Refused};
 use crate::api::http::json::Json;
+use crate::api::http::known::{form, place};
 use crate::api::http::large;
 use crate::api::http::problem::Problem;
 use crate::api::http::query::Position;
 use crate::api::http::routes::{Answered, Api};
 use crate::api::http::shown::{
-    self, Header, ShownInstance, ShownMember, ShownOverride, ShownService, ShownSummary,
+    Header, ShownInstance, ShownMember, ShownOverride, ShownService, ShownSummary,
 };
 use crate::api::http::shown_inspection::Inspection;
 use crate::api::http::shown_status::ShownStatus;
 use crate::api::http::watching;
 use crate::applied::readers::Reader;
 use crate::error::CallError;
-use crate::node::Node;
 use crate::wall;
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -126,62 +125,21 @@ pub(super) async fn service(State(api): State<Api>, mut asked: Asked) -> Answere
         Some((since, wait)) => once_changed(&api, &asked, request, since, wait).await?,
         None => fetch(&api, &asked, request).await?,
     };
-    let (index, etag) = place(&api.node, &answer, &head, (since, form));
-    let tag = HeaderValue::from_str(&etag).expect("invariant: digits are a header's value");
-    if is_known(&asked.headers, &etag, head.revision > 0) {
+    let header = answer.get_ref().header.as_ref();
+    let place = place(&api.node.applied().registry(), header, head.revision, (since, form));
+    let tag = HeaderValue::from_str(&place.etag).expect("invariant: digits are a header's value");
+    if place.is_known(&asked.headers) {
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, tag)]).into_response());
     }
     let show = |answer: EncodedFetchResponse| {
         let service = answer.services.into_iter().next().unwrap_or_default();
         let service = Service::decode(service).expect(OWN);
         let (header, next) = (Header::of(answer.header), answer.next);
-        OneService { header, service: service.into(), next, index }
+        OneService { header, service: service.into(), next, index: place.index }
     };
     let mut response = large::json(&api, &asked, answer, show).await?;
     response.headers_mut().insert(ETAG, tag);
     Ok(response)
-}
-
-/// What an answer depends on besides its service and the revision: which part is asked for, and how
-/// this version of the program shows it.
-fn form(request: &FetchRequest) -> u64 {
-    let FetchRequest { statuses, tags, zones, limit, after, .. } = request;
-    let mut hasher = DefaultHasher::new();
-    (env!("CARGO_PKG_VERSION"), statuses, tags, zones, limit, after).hash(&mut hasher);
-    hasher.finish()
-}
-
-/// Where a caller stands that has this answer, and the tag of what it is sent: a service has a
-/// revision of its own for each list of instances; one that is not known has none, and may have had
-/// instances before it was forgotten.
-fn place(
-    node: &Node,
-    answer: &Response<EncodedFetchResponse>,
-    head: &Head,
-    (since, form): (Option<Revision>, u64),
-) -> (String, String) {
-    let (cluster_id, now) = answer
-        .get_ref()
-        .header
-        .as_ref()
-        .map_or((0, 0), |header| (header.cluster_id, header.revision));
-    let stands = stands(&node.applied().registry(), head.revision, since, now);
-    let index = shown::position(cluster_id, stands);
-    let etag = match head.revision {
-        0 => format!("\"{}-unknown-{form:016x}\"", shown::hex(cluster_id)),
-        _ => format!("\"{index}-{form:016x}\""),
-    };
-    (index, etag)
-}
-
-/// The revision that a caller has of a service which is at `revision` (0: it is not known), and
-/// which it had as of `since`; `now`: what its answer is of.
-fn stands(registry: &Registry, revision: u64, since: Option<Revision>, now: u64) -> u64 {
-    match (revision, since) {
-        (0, Some(since)) if !registry.forgot_after(since) => since.0,
-        (0, _) => now,
-        (revision, _) => revision,
-    }
 }
 
 /// The same once the service has changed, or the time is over, that of the caller included. A node
@@ -255,13 +213,6 @@ async fn fetch(api: &Api, asked: &Asked, request: FetchRequest) -> Result<Fetche
     let answer = api.registry.fetch(asked.call(request)).await?;
     let service = answer.get_ref().services.first().cloned().unwrap_or_default();
     Ok((answer, Head::decode(service).expect(OWN)))
-}
-
-/// Whether the caller has what has this tag; `*` is whatever is there, if anything is.
-pub(super) fn is_known(headers: &HeaderMap, etag: &str, is_there: bool) -> bool {
-    let lists = headers.get_all(IF_NONE_MATCH).iter().filter_map(|list| list.to_str().ok());
-    let mut tags = lists.flat_map(|list| list.split(',')).map(str::trim);
-    tags.any(|tag| tag == "*" && is_there || tag.trim_start_matches("W/") == etag)
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -490,6 +441,3 @@ pub(super) async fn me(State(api): State<Api>, asked: Asked) -> Answered {
     let (principal, checked) = (principal.name().to_owned(), access.is_checked());
     Ok(Json(Me { principal, checked, rights }).into_response())
 }
-
-#[cfg(test)]
-mod tests;

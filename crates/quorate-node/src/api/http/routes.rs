@@ -19,7 +19,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::HeaderValue;
 use axum::http::StatusCode;
 use axum::http::header::CACHE_CONTROL;
@@ -38,6 +38,7 @@ use crate::api::http::problem::Problem;
 use crate::api::http::query::Query;
 use crate::api::http::watching::Texts;
 use crate::api::http::{described, discovery, reading, watching, writing};
+use crate::error::{CallError, NodeError};
 use crate::net::arriving::Arriving;
 use crate::node::Node;
 
@@ -56,6 +57,15 @@ pub(super) struct Api {
 }
 
 impl Api {
+    pub(super) fn of(node: Arc<Node>) -> Self {
+        let registry = RegistryService { node: node.clone() };
+        let admin = AdminService { node: node.clone() };
+        let long_max = node.tunables().http_streams_max();
+        let long = Arc::new(Semaphore::new(long_max));
+        let arriving = Arc::new(Arriving::new(node.meters().refused("arriving")));
+        Self { node, registry, admin, long, long_max, arriving, texts: Arc::default() }
+    }
+
     /// A place for an answer that is long in coming.
     ///
     /// # Errors
@@ -77,12 +87,7 @@ pub(super) type Answered = Result<Response, Problem>;
 /// The routes below `/api/v1` and below `/sd`, and what there is to say of them: both of the
 /// attributes of the handlers, so that neither has what the other has not.
 pub(super) fn routers<S>(node: Arc<Node>) -> (Router<S>, Router<S>, [(&'static str, OpenApi); 2]) {
-    let registry = RegistryService { node: node.clone() };
-    let admin = AdminService { node: node.clone() };
-    let long_max = node.tunables().http_streams_max();
-    let long = Arc::new(Semaphore::new(long_max));
-    let arriving = Arc::new(Arriving::new(node.meters().refused("arriving")));
-    let api = Api { node, registry, admin, long, long_max, arriving, texts: Arc::default() };
+    let api = Api::of(node);
     let (sd, of_sd) = OpenApiRouter::new().routes(routes!(discovery::prometheus)).split_for_parts();
     let (router, of_api) = OpenApiRouter::new()
         .routes(routes!(reading::me))
@@ -115,11 +120,23 @@ pub(super) fn routers<S>(node: Arc<Node>) -> (Router<S>, Router<S>, [(&'static s
                 Problem::new(status, Code::Unimplemented, detail)
             })
             .layer(middleware::from_fn(in_time))
+            .layer(middleware::from_fn_with_state(api.node.clone(), while_it_serves))
             .layer(middleware::map_response(for_no_cache))
             .with_state(api.clone())
     };
     let routers = (finish(router, described::API), finish(sd, described::SD));
     (routers.0, routers.1, [(described::API, of_api), (described::SD, of_sd)])
+}
+
+/// A node that stops takes no new call, as by gRPC; those under way have the time of its stop.
+async fn while_it_serves(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
+    match node.stop().is_cancelled() {
+        true => {
+            let stopping = CallError::from(NodeError::Stopping { node: node.id() });
+            Problem::from(stopping).into_response()
+        }
+        false => next.run(request).await,
+    }
 }
 
 /// No caller that says how long it waits is left without an answer then. Most calls end a little

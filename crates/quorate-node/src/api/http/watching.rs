@@ -19,14 +19,14 @@ use quorate_proto::v1::{Change, WatchSubscribe};
 use quorate_state::{Registry, Revision, ServiceKey};
 use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::{Code, Status};
 use utoipa::ToSchema;
 
 use crate::api::grpc::door::{self, Method};
 use crate::api::http::asked::Asked;
 use crate::api::http::described::Watched;
-use crate::api::http::large;
+use crate::api::http::large::{self, Source, Until};
 use crate::api::http::problem::Problem;
 use crate::api::http::query::{self, Query};
 use crate::api::http::routes::{Answered, Api};
@@ -39,6 +39,14 @@ use crate::runtime::random;
 /// A stream to which nothing was sent gets a comment after this: nobody on the way is to take it
 /// for dead. Most get a bookmark before (`bookmark_ms`).
 const COMMENT_AFTER: Duration = Duration::from_secs(15);
+/// A browser whose stream ended comes again after this, at least, and ...
+const RETRY_MIN: Duration = Duration::from_secs(1);
+/// ... at most: each stream has a time of its own, so that those of a node that stopped do not all
+/// come at once.
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// An event that is not small has this long to be taken, as a large message of gRPC has
+/// (`net/watched.rs`), and the grace that others have: a reader of 100 kbit/s takes one in time.
+const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 /// A read waits for so long where it does not say, and no longer than ...
 const WAIT: Duration = Duration::from_secs(300);
 /// ... this.
@@ -63,7 +71,16 @@ impl Wanted {
     /// Where the caller stands; `None`: it has nothing of this cluster.
     pub(super) fn since(self, node: &Node) -> Option<query::Position> {
         let own = quorate_proto::ClusterId::to_wire(node.peers().cluster_id());
-        (self.after.cluster_id == own).then_some(self.after)
+        of_cluster(self.after, own)
+    }
+}
+
+/// A position of this cluster; one that names none is of it, as everywhere, but 0 is of nothing.
+fn of_cluster(after: query::Position, own: u64) -> Option<query::Position> {
+    match (after.cluster_id, after.revision) {
+        (0, 0) => None,
+        (0, revision) => Some(query::Position { cluster_id: own, revision }),
+        (of, _) => (of == own).then_some(after),
     }
 }
 
@@ -163,12 +180,21 @@ pub(super) async fn watch(State(api): State<Api>, mut asked: Asked) -> Answered 
     asked.check_ahead(&api, Method::Watch, request.clone())?;
     let long = api.long()?;
     let answers = api.registry.watch_one(asked.call(request), oldest).await?.into_inner();
+    let first = begun(random(), api.node.tunables().bookmark());
     let (line, cluster_id, leader) = (asked.line, 0, None);
     let following = Following { api, line, answers, cluster_id, leader, _long: long };
     let pieces = stream::unfold(Some(following), |following| async { following?.next().await });
-    let body = Body::from_stream(pieces.flat_map(stream::iter).map(Ok::<_, Infallible>));
+    let pieces = stream::iter([first]).chain(pieces.flat_map(stream::iter));
+    let body = Body::from_stream(pieces.map(Ok::<_, Infallible>));
     let headers = [(CONTENT_TYPE.as_str(), "text/event-stream"), ("x-accel-buffering", "no")];
     Ok((headers, body).into_response())
+}
+
+/// What a stream begins with: when to come again, as this number says, and how often it is heard.
+fn begun(random: u64, bookmark: Duration) -> Bytes {
+    let retry = RETRY_MIN + (RETRY_MAX - RETRY_MIN).mul_f64(random as f64 / u64::MAX as f64);
+    let (retry, bookmark) = (retry.as_millis(), bookmark.as_millis());
+    format!("retry: {retry}\n: bookmark_ms {bookmark}\n\n").into()
 }
 
 /// A stream of events that is under way.
@@ -218,10 +244,12 @@ impl<A: Stream<Item = Result<EncodedWatchResponse, Status>> + Unpin> Following<A
         if bytes < SMALL {
             return Ok(vec![self.api.texts.of(answer, |answer| event(answer, cluster_id, tells))]);
         }
-        let deadline = door::deadline_in(self.api.node.tunables().request_timeout());
+        let made = door::deadline_in(self.api.node.tunables().request_timeout());
+        let source = Source::uncounted(bytes);
+        let until = Until { made, taken: Instant::now() + TAKEN_WITHIN };
         let make = move || Ok(event(answer, cluster_id, tells));
         let answers = self.api.node.answers();
-        let (text, reserved) = large::made(answers, &self.line, deadline, bytes, make).await?;
+        let (text, reserved) = large::made(answers, &self.line, until, source, make).await?;
         Ok(reserved.hold(text).collect())
     }
 

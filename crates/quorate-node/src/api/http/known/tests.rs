@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use axum::http::HeaderValue;
 use quorate_state::{
     Clock, Command, Deregister, InstanceId, InstanceKey, InstanceRef, InstanceSpec, Namespace, Op,
     Register, ServiceKey, ServiceName, SpecParts,
@@ -73,6 +74,16 @@ fn a_service_that_was_forgotten_is_not_what_a_caller_has_of_it() {
     at(&mut registry, Clock(0), Op::Deregister(Deregister::Instances(gone)));
     let now = at(&mut registry, TWO_HOURS, Op::Tick);
     assert!(registry.service(&key.service).is_none(), "it was forgotten");
+
+    // The tag is that of any such service: what it has to learn is where it stands now.
+    let header = ResponseHeader { cluster_id: 7, revision: now, ..ResponseHeader::default() };
+    let of = |since| place(&registry, Some(&header), 0, (since, 1));
+    let tag = HeaderValue::from_str(&of(None).etag).unwrap();
+    let has = HeaderMap::from_iter([(IF_NONE_MATCH, tag)]);
+    assert!(of(None).is_known(&has), "who does not wait has it");
+    assert!(!of(Some(had)).is_known(&has), "it would come again at once, and again");
+    assert_ne!(of(Some(had)).index, shown::position(7, had.0));
+    assert!(of(Some(Revision(now))).is_known(&has), "it waited, and nothing has changed");
 
     assert!(is_other(&registry, 0, had));
     assert!(has_changed(&registry, &key.service, had), "who waits is woken");
