@@ -284,6 +284,10 @@ pub(crate) enum MembershipError {
     )]
     TooSlow { id: NodeId, waited_ms: u64, at: u64, of: u64 },
     #[error(
+        "node {id} does not answer this leader, and a voter that is down may take the majority away: start it and call again, or take it out with `quorate cluster remove {id}`; it stays a learner"
+    )]
+    Mute { id: NodeId },
+    #[error(
         "node {id} was taken out of the cluster at revision {revision}, and its certificate does not let it in again: give it a new id and an empty directory, or take it in as an admin, with `quorate cluster add {id} ADDRESS`"
     )]
     WasRemoved { id: NodeId, revision: u64 },

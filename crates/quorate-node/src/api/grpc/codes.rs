@@ -201,6 +201,7 @@ fn code_of_change(error: &MembershipError) -> Code {
         | MembershipError::LastVoter { .. }
         | MembershipError::NotVoter { .. }
         | MembershipError::Silent { .. }
+        | MembershipError::Mute { .. }
         | MembershipError::Unfit { .. }
         | MembershipError::NoOther => Code::FailedPrecondition,
     }
