@@ -151,7 +151,7 @@ impl Node {
 
     async fn take_out(&self, id: NodeId, deadline: Instant) -> Result<(), NodeError> {
         if self.member(id).is_none() {
-            return Err(refused(MembershipError::Unknown { id }));
+            return Err(self.unknown(id).await);
         }
         self.finish_change().await?;
         if self.member(id).is_none() {
@@ -170,6 +170,16 @@ impl Node {
         self.leave_lead(id, deadline).await?;
         tracing::info!(id = id.get(), "taking a voter out");
         self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id]))).await
+    }
+
+    /// What to say of a node that is no member: whoever asks may have had it taken out a moment
+    /// ago, without an answer, and counts that as done. So it has to be known as it is then.
+    async fn unknown(&self, id: NodeId) -> NodeError {
+        let known = async {
+            self.once_heard(|| self.check_quorum()).await?;
+            self.make_known().await
+        };
+        known.await.err().unwrap_or(refused(MembershipError::Unknown { id }))
     }
 
     async fn replace(
@@ -239,7 +249,7 @@ impl Node {
             self.promote(new).await?;
             return match self.member(old) {
                 Some(_) => self.take_out(old, deadline).await,
-                None => Ok(()),
+                None => self.make_known().await,
             };
         }
         let alone = voters.len() == 1;
@@ -334,10 +344,7 @@ impl Node {
         let is_of_addresses = matches!(change, ChangeMembers::SetNodes(_));
         let done = self.raft.change_membership(change, false).await;
         done.map_err(|error| self.raft_error(error))?;
-        if !is_of_addresses {
-            self.make_known().await;
-        }
-        Ok(())
+        if is_of_addresses { Ok(()) } else { self.make_known().await }
     }
 
     fn voters(&self) -> BTreeSet<NodeId> {

@@ -73,7 +73,11 @@ impl Node {
         // It may have died since it was looked at.
         self.once_heard(|| self.check_promotion(id)).await?;
         tracing::info!(id = id.get(), "promoting a learner to voter");
-        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await
+        match self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await {
+            // Nobody was taken out, about whom others would have to know.
+            Err(NodeError::Membership(MembershipError::NotKnown { .. })) => Ok(()),
+            done => done,
+        }
     }
 
     /// Nothing is committed any more, not even its removal, if the voters with this one have no
