@@ -8,7 +8,7 @@
 //! | `metronome` | how late the machine is |
 //! | `calls`, `stream`, `load` | requests in short; a watch; load through the client |
 //! | `membership`, `refusals` | members come and go under load; what must not be done to them |
-//! | `joint` | a change of the members that stays open |
+//! | `joint`, `promotion` | a change of the members that stays open; learners that are to vote |
 //! | `newcomers` | clients learn of them in time |
 //! | `discovery` | live views of the client crate over dying nodes |
 //! | `rolling` | no failed call while providers and nodes are restarted |
@@ -93,6 +93,7 @@ mod cluster {
     mod own_thread;
     mod pages;
     mod ports;
+    mod promotion;
     mod reads;
     mod refusals;
     mod removed;

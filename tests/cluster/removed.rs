@@ -6,15 +6,15 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use quorate_node::Audit;
+use quorate_node::{Audit, Start, Tunables};
 use quorate_proto::peer::v1::StatusRequest as PeerStatusRequest;
 use quorate_proto::v1::{
-    DeregisterRequest, MemberRole, RemoveNodeRequest, ReplaceNodeRequest, SetOverrideRequest,
-    Standing, StatusRequest, StatusResponse, UpdateRequest,
+    AddNodeRequest, DeregisterRequest, ListMembersRequest, MemberRole, RemoveNodeRequest,
+    ReplaceNodeRequest, SetOverrideRequest, Standing, StatusRequest, StatusResponse, UpdateRequest,
 };
 use tonic::{Code, Status};
 
-use super::calls::{assert_refused, named, register, registration, renewal, spec, timed};
+use super::calls::{assert_refused, in_time, named, register, registration, renewal, spec, timed};
 use super::founding::{from, peer};
 use super::harness::{Cluster, eventually};
 use super::stream::{Stream, subscribe_to_prefix};
@@ -111,6 +111,39 @@ async fn a_removed_node_that_starts_again_does_not_join_again() {
     says_so(&cluster, 4).await;
     assert_eq!(cluster.voters(1).await, [1, 2, 3]);
     assert_eq!(cluster.members(1).await.len(), 3);
+}
+
+/// The leader that takes it in dies before the others have heard of that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_taking_in_came_to_nothing_goes_on_joining() {
+    let mut cluster = Cluster::start_cuttable(3, Tunables::default()).await;
+    register(&mut cluster.registry(1), "web", "a").await;
+    cluster.add_waiting(4).await;
+    let peer_address = cluster.peer_address(4).to_owned();
+    let knows_itself = async |cluster: &Cluster| {
+        let members = cluster.registry(4).list_members(ListMembersRequest {}).await.ok()?;
+        members.into_inner().members.iter().any(|member| member.id == 4).then_some(())
+    };
+    let leader = cluster.leader_of(&[1, 2, 3]).await;
+    let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+    others.iter().for_each(|id| cluster.cut_off(*id));
+    let mut admin = cluster.admin(leader);
+    let add = AddNodeRequest { id: 4, peer_address, learner_only: true };
+    let adding = tokio::spawn(async move { admin.add_node(in_time(add)).await });
+    eventually("node 4 has it in its log", || knows_itself(&cluster)).await;
+    cluster.stop(leader).await;
+    adding.abort();
+    cluster.stop(4).await;
+    others.iter().for_each(|id| cluster.reconnect(*id));
+    assert!(others.contains(&cluster.leader_of(&others).await));
+    assert_eq!(cluster.members(others[0]).await.len(), 3, "it was not committed");
+
+    let nodes = others.iter().map(|id| cluster.client_address(*id).to_owned()).collect();
+    cluster.config_mut(4).start = Start::Join { nodes, observer: false };
+    cluster.restart(4).await;
+    eventually("it votes", || async { cluster.voters(others[0]).await.contains(&4).then_some(()) })
+        .await;
+    register(&mut cluster.registry(4), "web", "b").await;
 }
 
 /// The leader by then is none of the nodes that it knows.

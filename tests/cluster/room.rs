@@ -1,6 +1,7 @@
 //! A leader whose disk is below its reserve, while another voter's is not.
 
-use quorate_proto::v1::TransferLeaderRequest;
+use quorate_node::Tunables;
+use quorate_proto::v1::{RemoveNodeRequest, TransferLeaderRequest};
 use rustix::fs::statvfs;
 use tonic::Code;
 
@@ -45,6 +46,39 @@ async fn the_lead_goes_to_the_voter_whose_disk_has_room_and_to_no_other() {
     })
     .await;
     assert_eq!(cluster.leader().await, 1);
+}
+
+/// What is reported is known to a majority, whoever dies next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_that_cannot_be_made_known_is_not_reported_as_done() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.add_waiting(2).await;
+    let admin = cluster.client().await.admin();
+    admin.add_node(2, cluster.peer_address(2), true).await.expect("a learner");
+    cluster.stop(1).await;
+    let free = statvfs(cluster.data_dir(1)).expect("a file system");
+    // A quarter of it is more than there is.
+    cluster.config_mut(1).tunables.disk_reserve_bytes = 8 * free.f_bavail * free.f_frsize;
+    cluster.restart(1).await;
+    eventually("it leads, and writes nothing", || async {
+        let request = in_time(registration(vec![spec("web", "a")]));
+        let refused = cluster.registry(1).register(request).await.err()?;
+        refused.message().contains("nothing is written until there is room").then_some(())
+    })
+    .await;
+    let remove = async |cluster: &Cluster| {
+        cluster.admin(1).remove_node(in_time(RemoveNodeRequest { id: 2 })).await
+    };
+    for what in ["by this call", "by the one before"] {
+        let words = ["the members are changed", "bytes free", "call again"];
+        assert_refused(remove(&cluster).await, Code::Unavailable, &words);
+        assert_eq!(cluster.members(1).await.len(), 1, "{what}");
+    }
+    cluster.stop(1).await;
+    cluster.config_mut(1).tunables.disk_reserve_bytes = Tunables::default().disk_reserve_bytes;
+    cluster.restart(1).await;
+    cluster.leader_of(&[1]).await;
+    assert_refused(remove(&cluster).await, Code::NotFound, &["node 2 is not a member"]);
 }
 
 /// Probes have no credential. Numbers, and names of files, are for those who have one.

@@ -37,18 +37,20 @@ pub(crate) fn tell(event: Event<'_>) {
     OBSERVER.with_borrow_mut(|place| place.as_mut().into_iter().for_each(|observe| observe(event)));
 }
 
-/// What can fail.
+/// What can fail: of the journal, if nothing else is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     Write,
     Sync,
+    /// Of the witness, both its slots and the sync.
+    Witness,
 }
 
 thread_local! {
     static FAILS: Cell<Option<Step>> = const { Cell::new(None) };
 }
 
-/// The next such step of the journal fails, on this thread.
+/// The next such step fails, on this thread.
 pub(crate) fn fail_next(step: Step) {
     FAILS.set(Some(step));
 }

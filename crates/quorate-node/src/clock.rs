@@ -59,7 +59,10 @@ impl LeaderClock {
     /// `pending` whether anything in the state ends by it: only then does it matter how far this is
     /// ahead.
     pub(crate) fn read(&self, term: u64, applied: Clock, pending: bool) -> Clock {
-        let now = Instant::now();
+        self.read_at(Instant::now(), term, applied, pending)
+    }
+
+    fn read_at(&self, now: Instant, term: u64, applied: Clock, pending: bool) -> Clock {
         let mut last = self.last.lock().expect("invariant: nothing panics under this lock");
         let applied_us = applied.0.saturating_mul(1_000);
         let passed = last.taken.map_or(Duration::MAX, |taken| now.saturating_duration_since(taken));
@@ -86,7 +89,8 @@ impl LeaderClock {
             last.clock_us = wanted_us;
         }
         last.clock_us = last.clock_us.max(applied_us);
-        last.taken = Some(now);
+        // A thread that looked later may have come first: its time is counted, and only once.
+        last.taken = last.taken.max(Some(now));
         Clock(last.clock_us / 1_000)
     }
 
@@ -153,6 +157,18 @@ mod tests {
         pass(250).await;
         assert_eq!(clock.read(1, Clock(5_000), true), Clock(5_250));
         assert!(!clock.is_held());
+    }
+
+    /// The first waits for the lock, or for a processor, between its look and the lock.
+    #[tokio::test(start_paused = true)]
+    async fn of_two_threads_that_look_at_once_the_time_is_counted_once() {
+        let clock = running(Clock(0));
+        let first = Instant::now();
+        pass(100).await;
+        assert_eq!(clock.read(1, Clock(0), true), Clock(100));
+        assert_eq!(clock.read_at(first, 1, Clock(0), true), Clock(100));
+        pass(50).await;
+        assert_eq!(clock.read(1, Clock(0), true), Clock(150));
     }
 
     #[tokio::test(start_paused = true)]

@@ -217,6 +217,7 @@ impl NodeError {
             | Self::Founding { .. }
             | Self::PeerUnreachable { .. }
             | Self::Membership(MembershipError::Busy | MembershipError::NobodyAnswers) => true,
+            Self::Membership(MembershipError::NotKnown { why }) => !why.is_full(),
             Self::Told(told) => told.again,
             _ => false,
         }
@@ -283,6 +284,15 @@ pub(crate) enum MembershipError {
         "node {id} did not catch up within {waited_ms} ms: it is at log index {at} of {of}; it stays a learner, the same call goes on from there"
     )]
     TooSlow { id: NodeId, waited_ms: u64, at: u64, of: u64 },
+    #[error(
+        "node {id} does not answer this leader, and a voter that is down may take the majority away: start it and call again, or take it out with `quorate cluster remove {id}`; it stays a learner"
+    )]
+    Mute { id: NodeId },
+    /// The change is committed.
+    #[error(
+        "the members are changed, but a majority may not know that yet: {why}; call again, which makes it known"
+    )]
+    NotKnown { why: Box<NodeError> },
     #[error(
         "node {id} was taken out of the cluster at revision {revision}, and its certificate does not let it in again: give it a new id and an empty directory, or take it in as an admin, with `quorate cluster add {id} ADDRESS`"
     )]

@@ -90,7 +90,8 @@ async fn found(
 ) -> Result<Founded, RescueError> {
     let drawn = NonZeroU64::new(random()).unwrap_or(NonZeroU64::MIN);
     let wall_ms = wall::since_1970().as_millis() as u64;
-    let registry = registry.founded_anew(Founding { cluster_id: drawn, wall_ms, left });
+    let founding = Founding { cluster_id: drawn, node_id: node_id.get(), wall_ms, left };
+    let registry = registry.founded_anew(founding);
     let (cluster_id, revision) = (ClusterId::from(drawn), registry.revision().0);
     let state = NewState { cluster_id, node_id, member, registry, last, term };
     let dir = lock.dir().to_owned();

@@ -11,18 +11,22 @@
 //! copied, the log is as old as the copy, and nothing in it shows that. Opening it reports that,
 //! and the node says when it is settled.
 //!
-//! The file is synced when the log is opened, and never again: it costs about a microsecond. After
-//! a power cut it may be old, or torn where it was being written; then it proves less, but it is
-//! never ahead of what was made durable. If nothing in it can be read, something else has happened
-//! to it, and the log may have lost its end unnoticed.
+//! The file is synced when the log is opened, and when that begins to be doubted; not with each
+//! write, which costs about a microsecond. After a power cut it may be old, or torn where it was
+//! being written; then it proves less, but it is never ahead of what was made durable. If nothing
+//! in it can be read, something else has happened to it, and the log may have lost its end
+//! unnoticed.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::UNIX_EPOCH;
+
+#[cfg(test)]
+use crate::observe;
 
 /// Two slots are written in turn, so that a torn write leaves the other one. Slot: sequence number,
 /// [`place_of`] the file (or [`NOWHERE`]), then the crc32 of both.
@@ -46,11 +50,14 @@ pub(crate) enum Remembered {
 
 #[derive(Debug)]
 pub(crate) struct Witness {
+    path: PathBuf,
     file: File,
     turn: u64,
     place: u64,
     /// The log may be an older copy.
     doubted: Arc<AtomicBool>,
+    /// Also a power cut leaves that it is doubted.
+    doubt_is_durable: bool,
 }
 
 impl Witness {
@@ -71,7 +78,13 @@ impl Witness {
             None => Remembered::Nothing,
         };
         let doubted = newest.is_some_and(|(_, written_to)| written_to != place);
-        Ok((Self { file, turn, place, doubted: Arc::new(doubted.into()) }, remembered))
+        let doubted = Arc::new(doubted.into());
+        let path = path.to_owned();
+        Ok((Self { path, file, turn, place, doubted, doubt_is_durable: false }, remembered))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Whether the log may be an older copy: kept with what is acknowledged from now on.
@@ -79,18 +92,36 @@ impl Witness {
         self.doubted.clone()
     }
 
+    /// Whether the log is doubted, and a power cut could leave that it is not.
+    pub(crate) fn begins_to_doubt(&self) -> bool {
+        self.doubted.load(Ordering::Acquire) && !self.doubt_is_durable
+    }
+
     /// Write both slots, and make them durable. What was newest is overwritten last.
     pub(crate) fn begin(&mut self, seq: u64) -> io::Result<()> {
+        let doubted = self.doubted.load(Ordering::Acquire);
+        #[cfg(test)]
+        observe::begin(observe::Step::Witness)?;
         for _ in 0..SLOTS {
-            self.acknowledge(seq)?;
+            self.write(seq, doubted)?;
         }
         self.file.set_len(SLOTS * SLOT_BYTES as u64)?;
-        self.file.sync_all()
+        self.file.sync_all()?;
+        #[cfg(test)]
+        observe::tell(observe::Event::Synced(&self.path));
+        self.doubt_is_durable = doubted;
+        Ok(())
     }
 
     /// Remember that every write up to `seq` was made durable.
     pub(crate) fn acknowledge(&mut self, seq: u64) -> io::Result<()> {
-        let place = if self.doubted.load(Ordering::Acquire) { NOWHERE } else { self.place };
+        let doubted = self.doubted.load(Ordering::Acquire);
+        self.doubt_is_durable &= doubted;
+        self.write(seq, doubted)
+    }
+
+    fn write(&mut self, seq: u64, doubted: bool) -> io::Result<()> {
+        let place = if doubted { NOWHERE } else { self.place };
         let mut slot = [0; SLOT_BYTES];
         slot[..8].copy_from_slice(&seq.to_le_bytes());
         slot[8..16].copy_from_slice(&place.to_le_bytes());

@@ -146,8 +146,6 @@ fn verify<C: RaftTypeConfig>(disk: Disk, mut journal: Journal) -> Result<Recover
     // Before anything is written to the log. A slot that was torn is whole again: the next one to
     // be torn could be the other.
     witness.begin(acknowledged_seq).map_err(witness_error("write"))?;
-    #[cfg(test)]
-    observe::tell(observe::Event::Synced(&witness_path));
     let named = File::open(disk.dir()).and_then(|dir| dir.sync_all());
     named.map_err(witness_error("sync the directory of"))?;
     if let Some(index) = found.scan.incomplete_index {

@@ -20,6 +20,8 @@ use crate::observe::{self, Event, Step};
 
 openraft::declare_raft_types!(Toy: D = String, R = String);
 
+const WITNESS: &str = "acknowledged";
+
 fn entries(indexes: std::ops::Range<u64>) -> Vec<EntryOf<Toy>> {
     indexes.map(|at| EntryOf::<Toy>::new_normal(log_id::<Toy>(1, 1, at), at.to_string())).collect()
 }
@@ -37,7 +39,7 @@ async fn append(log: &mut LogStore<Toy>, entries: Vec<EntryOf<Toy>>) -> io::Resu
 
 /// The files that are written for each group; sled may yet write what it was given before.
 fn files(dir: &Path) -> [Vec<u8>; 3] {
-    ["journal-0", "journal-1", "acknowledged"].map(|name| fs::read(dir.join(name)).unwrap())
+    ["journal-0", "journal-1", WITNESS].map(|name| fs::read(dir.join(name)).unwrap())
 }
 
 /// The failure that a refused write names as the first one.
@@ -116,4 +118,72 @@ async fn fail_at(step: Step) {
     let found = again.try_get_log_entries(..).await.unwrap();
     assert!(found.len() >= 3 && entries(0..4).starts_with(&found), "{found:?}");
     assert!(again.read_vote().await.unwrap().is_none() && again.identity().is_none());
+}
+
+/// Stamped, and what its witness was each time that it was synced.
+async fn watched(dir: &Path) -> (LogStore<Toy>, Rc<RefCell<Vec<Vec<u8>>>>) {
+    let synced = Rc::new(RefCell::new(Vec::new()));
+    let seen = synced.clone();
+    observe::set(Some(Box::new(move |event: Event<'_>| {
+        if let Event::Synced(path) = event
+            && path.ends_with(WITNESS)
+        {
+            seen.borrow_mut().push(fs::read(path).unwrap());
+        }
+    })));
+    let log = open(dir);
+    let (cluster_id, founders) = (None, NonZeroU64::new(1));
+    let identity = Identity { cluster_id, founders, node_id: NodeId::new(1).unwrap() };
+    log.stamp(identity).await.unwrap();
+    (log, synced)
+}
+
+/// Of the witness, a power cut may leave what was synced last, and may tear either of its slots.
+#[test]
+fn that_a_log_is_doubted_survives_a_power_cut() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, synced) = watched(dir.path()).await;
+        append(&mut log, entries(0..3)).await.unwrap();
+        assert_eq!(synced.borrow().len(), 1, "when it was opened");
+        log.set_doubted(true).await.unwrap();
+        append(&mut log, entries(3..6)).await.unwrap();
+        assert_eq!(synced.borrow().len(), 2, "and once more, not with each write");
+        log.close().unwrap();
+        let whole = synced.borrow().last().unwrap().clone();
+        for torn in [None, Some(0), Some(whole.len() / 2)] {
+            let mut left = whole.clone();
+            torn.into_iter().for_each(|at| left[at] ^= 1);
+            // It stays the same file.
+            fs::write(dir.path().join(WITNESS), left).unwrap();
+            assert!(open(dir.path()).is_doubted(), "torn at {torn:?}");
+        }
+        // It is no more, and is again.
+        let (mut log, synced) = watched(dir.path()).await;
+        log.set_doubted(false).await.unwrap();
+        append(&mut log, entries(6..7)).await.unwrap();
+        log.set_doubted(true).await.unwrap();
+        log.close().unwrap();
+        fs::write(dir.path().join(WITNESS), synced.borrow().last().unwrap()).unwrap();
+        assert_eq!(synced.borrow().len(), 2);
+        assert!(open(dir.path()).is_doubted());
+        observe::set(None);
+    });
+}
+
+#[test]
+fn a_doubt_that_is_not_on_disk_is_not_reported_as_kept() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, _) = watched(dir.path()).await;
+        observe::fail_next(Step::Witness);
+        let failed = log.set_doubted(true).await.unwrap_err();
+        let LogError::Io { path, .. } = &failed else { panic!("{failed}") };
+        assert!(path.ends_with(WITNESS), "{failed}");
+        let refused = append(&mut log, entries(0..1)).await.unwrap_err();
+        assert!(first_failure(&refused).is_some(), "{refused}");
+        observe::set(None);
+    });
 }

@@ -253,12 +253,23 @@ impl<C: RaftTypeConfig> Writer<C> {
             let (entries, entry_bytes) =
                 appends.fold((0, 0), |all, (count, bytes)| (all.0 + count, all.1 + bytes));
             self.shared.counters().flushed(entries, entry_bytes, started.elapsed());
-            if let Err(error) = self.witness.acknowledge(seq) {
-                // It only makes a later loss harder to notice.
-                tracing::warn!(%error, "cannot record the last acknowledged write");
-            }
+            self.acknowledge(seq)?;
         }
         Ok(in_journal)
+    }
+
+    /// Have the witness remember it; durably where the log begins to be doubted.
+    fn acknowledge(&mut self, seq: u64) -> Result<(), LogError> {
+        if self.witness.begins_to_doubt() {
+            self.witness.begin(seq).map_err(|source| {
+                let path = self.witness.path().to_owned();
+                LogError::Io { operation: "write or sync", path, source: Arc::new(source) }
+            })?;
+        } else if let Err(error) = self.witness.acknowledge(seq) {
+            // It only makes a later loss harder to notice.
+            tracing::warn!(%error, "cannot record the last acknowledged write");
+        }
+        Ok(())
     }
 
     fn write_frame(&mut self, disk: &Disk, is_awaited: bool) -> Result<(), LogError> {

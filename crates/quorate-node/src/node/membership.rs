@@ -9,6 +9,7 @@
 mod lead;
 mod level;
 mod looks;
+mod promotion;
 mod removed;
 mod settling;
 
@@ -21,7 +22,7 @@ use openraft::{ChangeMembers, Instant as _};
 use quorate_log::NodeId;
 use quorate_proto::ClusterId;
 use tokio::sync::SemaphorePermit;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use crate::error::{MembershipError, NodeError};
 use crate::node::{MemberInfo, Node, said};
@@ -32,10 +33,6 @@ pub(crate) use lead::LeadCall;
 pub(crate) use level::LevelChange;
 
 use looks::Looks;
-
-/// A learner that is no more entries than this behind can become a voter without holding up commits
-/// for long.
-const CAUGHT_UP_LAG: u64 = 256;
 
 /// How long a node that is to be taken in has to name itself.
 const IDENTIFY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -69,7 +66,7 @@ impl Node {
             MembershipCall::Add { id, peer_address, learner_only, by_itself } => {
                 self.finish_change().await?;
                 self.check_add(id, by_itself, deadline).await?;
-                self.take_in(id, &peer_address).await?;
+                self.take_in(id, &peer_address, learner_only).await?;
                 if !learner_only {
                     let _turn = self.caught_up(id, turn, deadline).await?;
                     self.promote(id).await?;
@@ -93,15 +90,24 @@ impl Node {
         Ok(turn.expect("invariant: nobody closes it"))
     }
 
-    /// Makes a node a learner, where it is none yet.
-    async fn take_in(&self, id: NodeId, peer_address: &str) -> Result<(), NodeError> {
+    /// Makes a node a learner, where it is none yet. One that is to vote has to answer.
+    async fn take_in(
+        &self,
+        id: NodeId,
+        peer_address: &str,
+        learner_only: bool,
+    ) -> Result<(), NodeError> {
         match self.member(id) {
             Some(member) if member.peer_address != peer_address => {
                 let address = member.peer_address;
                 return Err(refused(MembershipError::Taken { id, address }));
             }
             Some(_) if self.voters().contains(&id) => {}
-            Some(_) => {
+            Some(member) => {
+                if !learner_only {
+                    let address = self.peers.book.address(id, &member.peer_address);
+                    self.identify(id, &address).await?;
+                }
                 // A learner may have lost its disk; it has no vote to forget, and gets the log from
                 // the beginning.
                 let reverted = self.raft.trigger().allow_next_revert(&id, true).await;
@@ -143,63 +149,9 @@ impl Node {
         Ok(Member { peer_address: address, client_address: found.client_address })
     }
 
-    /// Waits until a learner has nearly all of the log. That may take long, or for ever, and others
-    /// have their turn meanwhile, so the quorum is checked again.
-    async fn caught_up<'a>(
-        &'a self,
-        id: NodeId,
-        turn: SemaphorePermit<'a>,
-        deadline: Instant,
-    ) -> Result<SemaphorePermit<'a>, NodeError> {
-        drop(turn);
-        self.await_caught_up(id, deadline).await?;
-        let turn = self.one_at_a_time(deadline).await?;
-        self.finish_change().await?;
-        self.once_heard(|| self.check_quorum()).await?;
-        Ok(turn)
-    }
-
-    async fn await_caught_up(&self, id: NodeId, deadline: Instant) -> Result<(), NodeError> {
-        let since = Instant::now();
-        let mut metrics = self.metrics.clone();
-        let mut was_member = false;
-        loop {
-            let (at, of) = {
-                let metrics = metrics.borrow_watched();
-                if metrics.current_leader != Some(self.id) {
-                    return Err(NodeError::NotLeader { node: self.id });
-                }
-                // It may not be told yet that it is one.
-                let is_member = metrics.membership_config.get_node(&id).is_some();
-                if was_member && !is_member {
-                    return Err(refused(MembershipError::Unknown { id }));
-                }
-                was_member = is_member;
-                let matched = metrics.replication.as_ref().and_then(|all| all.get(&id));
-                let at = matched.and_then(|matched| matched.as_ref()).map_or(0, |log| log.index());
-                (at, metrics.last_log_index.unwrap_or(0))
-            };
-            if at > 0 && of.saturating_sub(at) <= CAUGHT_UP_LAG {
-                return Ok(());
-            }
-            if timeout_at(deadline, metrics.changed()).await.is_err() {
-                let waited_ms = since.elapsed().as_millis() as u64;
-                return Err(refused(MembershipError::TooSlow { id, waited_ms, at, of }));
-            }
-        }
-    }
-
-    async fn promote(&self, id: NodeId) -> Result<(), NodeError> {
-        if self.voters().contains(&id) {
-            return Ok(());
-        }
-        tracing::info!(id = id.get(), "promoting a learner to voter");
-        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await
-    }
-
     async fn take_out(&self, id: NodeId, deadline: Instant) -> Result<(), NodeError> {
         if self.member(id).is_none() {
-            return Err(refused(MembershipError::Unknown { id }));
+            return Err(self.unknown(id).await);
         }
         self.finish_change().await?;
         if self.member(id).is_none() {
@@ -220,6 +172,16 @@ impl Node {
         self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id]))).await
     }
 
+    /// What to say of a node that is no member: whoever asks may have had it taken out a moment
+    /// ago, without an answer, and counts that as done. So it has to be known as it is then.
+    async fn unknown(&self, id: NodeId) -> NodeError {
+        let known = async {
+            self.once_heard(|| self.check_quorum()).await?;
+            self.make_known().await
+        };
+        known.await.err().unwrap_or(refused(MembershipError::Unknown { id }))
+    }
+
     async fn replace(
         &self,
         old: NodeId,
@@ -233,7 +195,7 @@ impl Node {
         let size =
             self.voters().iter().filter(|voter| **voter != old && **voter != new).count() + 1;
         let was_member = self.member(new).is_some();
-        self.take_in(new, peer_address).await?;
+        self.take_in(new, peer_address, false).await?;
         let _turn = self.caught_up(new, turn, deadline).await?;
         // By now the old one may be out, or the new one vote: both is what was asked for.
         let swapped = self.swap(old, new, size, deadline).await;
@@ -287,7 +249,7 @@ impl Node {
             self.promote(new).await?;
             return match self.member(old) {
                 Some(_) => self.take_out(old, deadline).await,
-                None => Ok(()),
+                None => self.make_known().await,
             };
         }
         let alone = voters.len() == 1;
@@ -382,10 +344,7 @@ impl Node {
         let is_of_addresses = matches!(change, ChangeMembers::SetNodes(_));
         let done = self.raft.change_membership(change, false).await;
         done.map_err(|error| self.raft_error(error))?;
-        if !is_of_addresses {
-            self.make_known().await;
-        }
-        Ok(())
+        if is_of_addresses { Ok(()) } else { self.make_known().await }
     }
 
     fn voters(&self) -> BTreeSet<NodeId> {

@@ -208,6 +208,15 @@ impl Node {
         state.membership.get_node(&id).is_some() || state.registry.removal_of(id.get()).is_some()
     }
 
+    /// Whether this node is known here to have been a member, now or before: what a change that is
+    /// not committed says of it may never come true. A founding does.
+    pub(crate) fn was_member_for_sure(&self) -> bool {
+        let is_founder = self.member_as_of() == Some(0);
+        is_founder
+            || self.word_on(self.id).is_some_and(|word| word.is_member)
+            || self.has_taken_out(self.id)
+    }
+
     /// In words, of a node that counts as taken out.
     pub(super) fn why_out(&self, id: NodeId) -> &'static str {
         match self.applied.lock().registry.removal_of(id.get()) {

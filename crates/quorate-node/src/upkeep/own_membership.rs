@@ -73,13 +73,17 @@ impl MemberLoop {
         // Taken out, before it started or before it saw itself, or its log does not reach yet to
         // where it was taken in: a leader that has it as a member talks to it.
         let is_unsure = own.is_none() && self.was_of_cluster && !members.is_empty();
+        let mut never_was = false;
         match self.node.leadership().leader() {
             // It knows by itself, whoever leads.
             _ if own.is_none() && self.was_member => {}
             Some(_) => self.node.leadership().set_removed(false),
-            None if own.is_some() || is_unsure => self.ask_whether_member(&members).await,
+            None if own.is_some() || is_unsure => {
+                never_was = self.ask_whether_member(&members).await;
+            }
             None => {}
         }
+        let own = own.filter(|_| !never_was);
         match own {
             Some(info) if &info.member != self.node.me() => self.announce().await,
             Some(info) if !self.wants_vote(info) => {}
@@ -105,7 +109,7 @@ impl MemberLoop {
                 Start::Bootstrap(_) | Start::Wait => {}
             },
         }
-        self.was_member |= own.is_some();
+        self.was_member |= own.is_some() && self.node.was_member_for_sure();
         Ok(())
     }
 
@@ -113,16 +117,24 @@ impl MemberLoop {
         !own.voter && matches!(self.start, Start::Join { observer: false, .. })
     }
 
-    /// No leader talks to this node: it may have been taken out without learning it.
-    async fn ask_whether_member(&self, members: &[MemberInfo]) {
+    /// No leader talks to this node: it may have been taken out without learning it. True: it is to
+    /// go on joining, for it is none, and nobody took it out. The change that was to take it in
+    /// stands in its own log alone.
+    async fn ask_whether_member(&self, members: &[MemberInfo]) -> bool {
         let as_of = self.node.member_as_of();
         let is_member = is_member(self.node.id(), members, as_of, self.node.peers()).await;
-        let Some(is_member) = is_member else { return };
+        let Some(is_member) = is_member else { return false };
+        let joins = matches!(self.start, Start::Join { .. }) && as_of.is_some();
+        if !is_member && joins && !self.node.was_member_for_sure() {
+            self.node.leadership().set_removed(false);
+            return true;
+        }
         if !is_member && !self.node.leadership().is_removed() {
             let id = self.node.id().get();
             tracing::warn!(id, "this node was removed from the cluster; stop it");
         }
         self.node.leadership().set_removed(!is_member);
+        false
     }
 
     async fn announce(&self) {

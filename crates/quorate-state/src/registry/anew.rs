@@ -5,6 +5,7 @@
 //! then. So nothing that it can have said is said again with another meaning: revisions and lease
 //! ids go on far behind what it can have reached, and each service counts as changed.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
@@ -41,6 +42,8 @@ const ADDRESS_BYTES_MAX: usize = 260;
 pub struct Founding {
     /// The new cluster's id.
     pub cluster_id: NonZeroU64,
+    /// Its only member, which may have been taken out of the old one.
+    pub node_id: u64,
     /// When, ms since 1970, by the clock of whoever did it.
     pub wall_ms: u64,
     /// The nodes of the old cluster that may come back, and are to end then; none: it may run on.
@@ -105,6 +108,9 @@ impl Registry {
             anew.insert_override(key.clone(), value.clone());
         }
         self.tombstones.values().for_each(|it| anew.insert_tombstone(it.clone()));
+        // Their certificates are as good for a cluster of the same name.
+        self.removed.values().for_each(|it| anew.insert_removed(it.clone()));
+        anew.members_changed(&BTreeSet::new(), &BTreeSet::from([founding.node_id]));
         self.replies.origins().for_each(|it| anew.insert_origin(Origin { kept: 0, ..*it }));
         for done in self.replies.done() {
             anew.insert_reply(done.clone());

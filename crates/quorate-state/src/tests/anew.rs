@@ -1,6 +1,7 @@
 //! A cluster that is founded from another one's state.
 
 use super::*;
+use crate::registry::Removal;
 
 const AHEAD: u64 = 1_000_000_000_000;
 
@@ -8,10 +9,11 @@ fn cluster(id: u64) -> NonZeroU64 {
     NonZeroU64::new(id).unwrap()
 }
 
-/// The old nodes that are left have the ids 1 to `left`.
+/// Of node 1. The old nodes that are left have the ids 1 to `left`.
 fn founding(id: u64, left: u64) -> Founding {
     let node = |id| OldNode { id, address: format!("node-{id}:7101") };
-    Founding { cluster_id: cluster(id), wall_ms: id * 1_000, left: (1..=left).map(node).collect() }
+    let left = (1..=left).map(node).collect();
+    Founding { cluster_id: cluster(id), node_id: 1, wall_ms: id * 1_000, left }
 }
 
 /// One of everything, at 20,000 ms.
@@ -65,6 +67,27 @@ fn a_new_cluster_has_the_same_instances_and_each_lease_its_whole_time() {
         Op::Tick,
         &format!("done | #{} expired api/a@7 | #{} expired once/a@3", events[0], events[1]),
     );
+}
+
+/// A new cluster of the same name takes the certificates that the old one took.
+#[test]
+fn a_node_that_was_taken_out_before_is_known_until_it_is_taken_in_again() {
+    let mut old = old();
+    let members = |all: &[u64]| all.iter().copied().collect();
+    old.members_changed(&members(&[1, 2, 9]), &members(&[1, 2]));
+    let at = old.revision();
+    let mut anew = old.founded_anew(founding(9, 2));
+    check_invariants(&anew);
+    let of = |registry: &Registry| [1, 2, 9].map(|id| registry.removal_of(id));
+    let taken_out = [None, None, Some(Removal::At(at))];
+    assert_eq!(of(&anew), taken_out, "those that are left may come back by themselves");
+    let read = read_snapshot(&mut &golden::snapshot_bytes(&anew)[..]).unwrap();
+    assert_eq!((of(&read), read.hash()), (taken_out, anew.hash()));
+    anew.members_changed(&members(&[1]), &members(&[1, 9]));
+    assert_eq!(of(&anew), [None; 3]);
+    let its_own = old.founded_anew(Founding { node_id: 9, ..founding(9, 0) });
+    check_invariants(&its_own);
+    assert_eq!(of(&its_own), [None; 3], "the new cluster begins with it");
 }
 
 /// Whoever holds a revision or a lease that the old cluster gave out later is not told that it is

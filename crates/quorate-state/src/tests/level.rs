@@ -23,7 +23,8 @@ fn a_level_only_grows_and_is_in_the_snapshot_and_the_hash() {
     let restored = read_snapshot(&mut &golden::snapshot_bytes(&t.registry)[..]).unwrap();
     assert_eq!((restored.level(), restored.hash()), (t.registry.level(), t.registry.hash()));
     let cluster_id = NonZeroU64::new(9).unwrap();
-    let anew = t.registry.founded_anew(Founding { cluster_id, wall_ms: 0, left: Vec::new() });
+    let anew =
+        t.registry.founded_anew(Founding { cluster_id, node_id: 1, wall_ms: 0, left: Vec::new() });
     assert_eq!(anew.level(), t.registry.level(), "its services may hold what needs that level");
 }
 

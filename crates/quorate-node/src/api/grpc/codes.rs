@@ -182,7 +182,7 @@ fn code_of_change(error: &MembershipError) -> Code {
     match error {
         MembershipError::Unknown { .. } => Code::NotFound,
         MembershipError::Busy => Code::Aborted,
-        MembershipError::NobodyAnswers => Code::Unavailable,
+        MembershipError::NobodyAnswers | MembershipError::NotKnown { .. } => Code::Unavailable,
         MembershipError::TooSlow { .. } => Code::DeadlineExceeded,
         MembershipError::WrongId { .. }
         | MembershipError::NoAnswer { .. }
@@ -198,6 +198,7 @@ fn code_of_change(error: &MembershipError) -> Code {
         | MembershipError::LastVoter { .. }
         | MembershipError::NotVoter { .. }
         | MembershipError::Silent { .. }
+        | MembershipError::Mute { .. }
         | MembershipError::Unfit { .. }
         | MembershipError::NoOther => Code::FailedPrecondition,
     }
@@ -228,6 +229,9 @@ mod tests {
             NodeError::PeerUnreachable { node, address, why: Unanswered::Late },
             NodeError::Rejected(Rejection::RequestForgotten),
             NodeError::Membership(MembershipError::NobodyAnswers),
+            NodeError::Membership(MembershipError::NotKnown {
+                why: Box::new(NodeError::Overloaded { waiting: 9 }),
+            }),
         ] {
             assert_eq!(Status::from(error.clone()).code(), Code::Unavailable, "{error}");
         }

@@ -11,7 +11,8 @@ use crate::error::{MembershipError, NodeError, Unfit};
 use crate::node::Node;
 use crate::node::leadership::Handed;
 use crate::node::membership::looks::Looks;
-use crate::node::membership::{CAUGHT_UP_LAG, refused};
+use crate::node::membership::promotion::CAUGHT_UP_LAG;
+use crate::node::membership::refused;
 use crate::node::status::NodeStatus;
 
 /// A voter that is to lead next has this long to answer: one that stands still must not hold a stop

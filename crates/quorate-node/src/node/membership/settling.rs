@@ -9,8 +9,9 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use quorate_state::Op;
 use tokio::time::timeout;
 
-use crate::error::NodeError;
+use crate::error::{MembershipError, NodeError};
 use crate::node::Node;
+use crate::node::membership::refused;
 
 /// A majority that has committed a change takes the next entries within this, if it is well.
 const KNOWN_WITHIN: Duration = Duration::from_secs(1);
@@ -68,20 +69,35 @@ impl Node {
     /// A change is committed, and so far only this node knows that for sure. The next entry tells a
     /// majority, and with the one after it they have that on disk. From then on, a node that was
     /// taken out is refused (`node/outsiders.rs`), whoever dies or restarts.
-    pub(super) async fn make_known(&self) {
+    ///
+    /// # Errors
+    /// [`MembershipError::NotKnown`]: the change stands, and asking for it again comes back here.
+    pub(super) async fn make_known(&self) -> Result<(), NodeError> {
         let known = async {
             for _ in 0..2 {
-                // A leader that has taken itself out proposes no more.
                 if self.voters().contains(&self.id) {
                     self.propose_here(Op::Tick, None).await?;
+                } else if !self.is_membership_committed() {
+                    return Err(NodeError::NotLeader { node: self.id });
                 }
+                // Else it has taken itself out, and proposes no more.
             }
-            Ok::<_, NodeError>(())
+            Ok(())
         };
-        match timeout(KNOWN_WITHIN, known).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "a change is not known to a majority yet"),
-            Err(_elapsed) => tracing::debug!("a change is not known to a majority yet"),
-        }
+        let why = match timeout(KNOWN_WITHIN, known).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error,
+            Err(_elapsed) => {
+                let waited_ms = KNOWN_WITHIN.as_millis() as u64;
+                NodeError::NoAnswer { leader: self.id, waited_ms }
+            }
+        };
+        tracing::debug!(%why, "a change is not known to a majority yet");
+        Err(refused(MembershipError::NotKnown { why: Box::new(why) }))
+    }
+
+    fn is_membership_committed(&self) -> bool {
+        let metrics = self.metrics.borrow_watched();
+        *metrics.membership_config.log_id() <= metrics.local_committed
     }
 }

@@ -20,6 +20,10 @@ fn key() -> InstanceKey {
     InstanceKey { service, id: InstanceId::new("id", "a").unwrap() }
 }
 
+fn not_known(why: NodeError) -> NodeError {
+    NodeError::Membership(MembershipError::NotKnown { why: Box::new(why) })
+}
+
 /// What a client gets: the code, the words, and what stands beside them.
 fn seen(error: NodeError) -> (i32, String, BTreeMap<String, String>) {
     let status = Status::from(error);
@@ -40,6 +44,19 @@ fn a_client_of_another_node_sees_what_one_of_the_leader_sees() {
         (NodeError::Founding { node }, true, false),
         (NodeError::Membership(MembershipError::Busy), true, false),
         (NodeError::Membership(MembershipError::NobodyAnswers), true, false),
+        (not_known(NodeError::NotLeader { node }), true, false),
+        (not_known(NodeError::NoAnswer { leader: node, waited_ms: 5 }), true, false),
+        (not_known(NodeError::Overloaded { waiting: 9 }), true, false),
+        (
+            not_known(NodeError::DiskFull {
+                node,
+                free_bytes: 1,
+                reserve_bytes: 2,
+                is_at_floor: true,
+            }),
+            false,
+            false,
+        ),
         (NodeError::Stopping { node }, true, false),
         (
             NodeError::Fatal { node, reason: Box::new(openraft::errors::Fatal::Panicked) },
