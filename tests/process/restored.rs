@@ -130,12 +130,23 @@ async fn what_is_no_backup_is_refused_in_words() {
         ("cut in the middle", whole[..snapshot + 60].to_vec(), "is damaged or cut off"),
         ("cut at its end", whole[..whole.len() - 1].to_vec(), "is damaged or cut off"),
         ("with something behind it", [&whole[..], b"x"].concat(), "is damaged or cut off"),
-        ("of a newer format", newer(8), "has format version 9"),
-        ("with a newer snapshot", newer(snapshot + 8), "has format version 9"),
+        ("of a newer format", newer(8), "by another release; use that release's quorate"),
+        (
+            "with a newer snapshot",
+            newer(snapshot + 8),
+            "by another release; use that release's quorate",
+        ),
     ] {
         fs::write(&file, bytes).unwrap();
         for ran in [inspect(&file, "").await, restore(&file, &fresh, 1).await] {
             assert_eq!(ran.code, 1, "{what}: {}", ran.err);
+            // It is sound: whoever looks for another one has none.
+            assert_eq!(
+                ran.err.contains("damaged"),
+                says.contains("damaged"),
+                "{what}: {}",
+                ran.err
+            );
             ran.says(&[says, &file.display().to_string()]);
         }
         assert!(!fresh.exists(), "{what}: something was made of it");

@@ -32,6 +32,10 @@ use crate::runtime::random;
 use crate::types::{LogId, Member};
 use crate::wall;
 
+/// The parts of a data directory.
+const LOG: &str = "log";
+const SNAPSHOTS: &str = "snapshots";
+
 /// A cluster that was founded in a data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

@@ -16,7 +16,11 @@ use crate::output::{self, Format, Table};
 pub(crate) async fn recover(args: &RecoverArgs) -> Result<(), Failure> {
     let scratch = tempfile::Builder::new().prefix("quorate-recover-").tempdir();
     let scratch = scratch.map_err(|error| {
-        Failure::failed(format!("cannot make a directory for copies of the logs: {error}"))
+        Failure::failed(format!(
+            "cannot make a directory for copies of the logs in {}: {error}\n  next: set TMPDIR to a directory with some MiB more \
+             room than the logs take",
+            std::env::temp_dir().display()
+        ))
     })?;
     let mut found = Vec::new();
     for (number, dir) in args.data_dirs.iter().enumerate() {

@@ -2,7 +2,7 @@
 //! copy is opened, since opening a log writes to it.
 
 use std::fs::{self, File};
-use std::io::BufReader;
+use std::io::{BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -16,10 +16,14 @@ use quorate_state::{Counts, OldNode, Registry, read_snapshot};
 use crate::applied::Applied;
 use crate::rescue::error::{self, RescueError};
 use crate::rescue::place::{self, Lock};
+use crate::rescue::{LOG, SNAPSHOTS};
 use crate::types::{LogId, LogStore, Member, TypeConfig};
 
 /// Entries that are read from the log at once.
 const READ_AT_ONCE: u64 = 256;
+
+/// Bytes of a log that are copied at once.
+const COPIED_AT_ONCE: u64 = 256 * 1024;
 
 /// What the directory of a node holds that does not run. While this is there, none can be started
 /// on it.
@@ -50,16 +54,15 @@ impl Remains {
         if place::is_unfinished(dir).unwrap_or(false) {
             return Err(RescueError::Unfinished { dir: dir.to_owned() });
         }
-        let log_dir = dir.join("log");
-        look_for_log(dir, &log_dir.join("db"))?;
+        look_for_log(dir, &dir.join(LOG).join("db"))?;
         let lock = Lock::take(dir)?.with_log()?;
         if place::is_unfinished(dir).map_err(error::io("list directory", dir))? {
             return Err(RescueError::Unfinished { dir: dir.to_owned() });
         }
-        let written = copy(&log_dir, scratch)?;
+        let written = copy_log(dir, scratch)?;
         let options = LogOptions { io: Io::Inline, ..LogOptions::default() };
         let mut log = LogStore::open(scratch, options)
-            .map_err(|source| RescueError::Log { dir: dir.to_owned(), source })?;
+            .map_err(|error| RescueError::log(dir, scratch, error))?;
         let unfounded = || RescueError::Unfounded { path: dir.to_owned() };
         let identity = log.identity().ok_or_else(unfounded)?;
         let reading = |source| error::io("read the log in", dir)(source);
@@ -168,7 +171,7 @@ fn look_for_log(dir: &Path, log: &Path) -> Result<(), RescueError> {
 
 /// What the snapshot has, if there is one, and what it covers.
 fn restore(dir: &Path, applied: &Applied) -> Result<Option<LogId>, RescueError> {
-    let snapshots = dir.join("snapshots");
+    let snapshots = dir.join(SNAPSHOTS);
     if !snapshots.try_exists().map_err(error::io("look at", &snapshots))? {
         return Ok(None);
     }
@@ -183,12 +186,12 @@ fn restore(dir: &Path, applied: &Applied) -> Result<Option<LogId>, RescueError> 
     Ok(meta.last_log_id)
 }
 
-/// Copies a log; when the newest of its files was written.
-fn copy(from: &Path, to: &Path) -> Result<SystemTime, RescueError> {
+/// Copies the log of a data directory; when the newest of its files was written.
+fn copy_log(dir: &Path, scratch: &Path) -> Result<SystemTime, RescueError> {
     let mut written = SystemTime::UNIX_EPOCH;
-    let mut folders: Vec<(PathBuf, PathBuf)> = vec![(from.to_owned(), to.to_owned())];
+    let mut folders: Vec<(PathBuf, PathBuf)> = vec![(dir.join(LOG), scratch.to_owned())];
     while let Some((from, to)) = folders.pop() {
-        fs::create_dir_all(&to).map_err(error::io("create directory", &to))?;
+        fs::create_dir_all(&to).map_err(RescueError::copy(dir, &to))?;
         for item in fs::read_dir(&from).map_err(error::io("list directory", &from))? {
             let path = item.map_err(error::io("list directory", &from))?.path();
             let target = to.join(path.file_name().unwrap_or_default());
@@ -196,15 +199,26 @@ fn copy(from: &Path, to: &Path) -> Result<SystemTime, RescueError> {
                 folders.push((path, target));
                 continue;
             }
-            let read = error::io("read", &path);
-            let (mut source, mut out) = (
-                File::open(&path).map_err(read)?,
-                File::create(&target).map_err(error::io("create", &target))?,
-            );
+            let source = File::open(&path).map_err(error::io("read", &path))?;
             let modified = source.metadata().and_then(|found| found.modified());
             written = written.max(modified.map_err(error::io("look at", &path))?);
-            std::io::copy(&mut source, &mut out).map_err(error::io("copy", &path))?;
+            copy_file(dir, (source, &path), &target)?;
         }
     }
     Ok(written)
+}
+
+/// By hand: whichever of the two disks fails is named.
+fn copy_file(dir: &Path, from: (File, &Path), to: &Path) -> Result<(), RescueError> {
+    let (source, path) = from;
+    let mut copy = File::create(to).map_err(RescueError::copy(dir, to))?;
+    let mut bytes = Vec::new();
+    loop {
+        bytes.clear();
+        let read = (&source).take(COPIED_AT_ONCE).read_to_end(&mut bytes);
+        if read.map_err(error::io("read", path))? == 0 {
+            return Ok(());
+        }
+        copy.write_all(&bytes).map_err(RescueError::copy(dir, to))?;
+    }
 }
