@@ -69,9 +69,9 @@ impl Remains {
         let state = log.get_log_state().await.map_err(reading)?;
         let vote = log.read_vote().await.map_err(reading)?;
         let committed = log.read_committed().await.map_err(reading)?;
-        let last = state.last_log_id.ok_or_else(unfounded)?;
         let applied = Applied::new(1, 1, Histogram::new([]));
         let covered = restore(dir, &applied)?;
+        let last = ends(state.last_log_id, covered).ok_or_else(unfounded)?;
         if state.last_purged_log_id > covered {
             return Err(RescueError::NoSnapshot { dir: dir.to_owned() });
         }
@@ -186,6 +186,13 @@ fn restore(dir: &Path, applied: &Applied) -> Result<Option<LogId>, RescueError> 
     Ok(meta.last_log_id)
 }
 
+/// Where a log goes on behind, as a node that starts finds it (`server/opening.rs`): what it has
+/// before the end of the snapshot counts no more, also if it is of a later term.
+fn ends(log: Option<LogId>, covered: Option<LogId>) -> Option<LogId> {
+    let is_further = |covered: &LogId| Some(covered.index()) > log.map(|last| last.index());
+    covered.filter(is_further).or(log)
+}
+
 /// Copies the log of a data directory; when the newest of its files was written.
 fn copy_log(dir: &Path, scratch: &Path) -> Result<SystemTime, RescueError> {
     let mut written = SystemTime::UNIX_EPOCH;
@@ -222,3 +229,6 @@ fn copy_file(dir: &Path, from: (File, &Path), to: &Path) -> Result<(), RescueErr
         copy.write_all(&bytes).map_err(RescueError::copy(dir, to))?;
     }
 }
+
+#[cfg(test)]
+mod tests;

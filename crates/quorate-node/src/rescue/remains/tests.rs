@@ -1,0 +1,70 @@
+//! Data directories as nodes leave them behind, and what is found there.
+
+use std::num::NonZeroU64;
+
+use openraft::EntryPayload;
+use openraft::storage::RaftLogStorageExt as _;
+use quorate_log::Identity;
+use quorate_state::{Clock, Command, Op, write_snapshot};
+
+use super::*;
+use crate::rescue;
+use crate::types::{Entry, SnapshotMeta, StoredMembership};
+
+const CLUSTER: NonZeroU64 = NonZeroU64::new(7).unwrap();
+
+fn node() -> NodeId {
+    NodeId::new(1).unwrap()
+}
+
+fn id(term: u64, index: u64) -> LogId {
+    openraft::testing::log_id::<TypeConfig>(term, node(), index)
+}
+
+fn blank(index: u64) -> Entry {
+    Entry { log_id: id(5, index), payload: EntryPayload::Blank }
+}
+
+/// A log of these entries, and a snapshot that covers so much.
+async fn leave(dir: &Path, entries: Vec<Entry>, covers: LogId) {
+    let mut log = LogStore::open(dir.join(LOG), LogOptions::default()).unwrap();
+    let node_id = node();
+    log.stamp(Identity { cluster_id: Some(CLUSTER), founders: None, node_id }).await.unwrap();
+    if !entries.is_empty() {
+        log.blocking_append(entries).await.unwrap();
+    }
+    log.close().unwrap();
+    let mut registry = Registry::new();
+    let found = Op::Found { cluster_id: CLUSTER, lease_base: 0 };
+    registry.apply(&Command::new(Clock(42), found));
+    let snapshots = SnapshotStore::<TypeConfig>::open(dir.join(SNAPSHOTS)).unwrap();
+    let last_log_id = Some(covers);
+    let meta = SnapshotMeta { last_log_id, last_membership: StoredMembership::default() };
+    let mut writer = snapshots.begin(&meta).unwrap();
+    write_snapshot(&registry, &mut writer).unwrap();
+    writer.finish().unwrap();
+}
+
+/// The node stopped between the snapshot of a leader and the purge that goes with it: its log ends
+/// before that, with entries that were never committed, or is empty.
+#[tokio::test]
+async fn a_snapshot_that_goes_further_than_the_log_is_where_it_ends() {
+    for (entries, covers, reaches) in
+        [(0..51, id(3, 100), (3, 100)), (0..0, id(3, 100), (3, 100)), (0..51, id(5, 20), (5, 50))]
+    {
+        let what = format!("{entries:?}, a snapshot to {covers}");
+        let dir = tempfile::tempdir().unwrap();
+        leave(dir.path(), entries.map(blank).collect(), covers).await;
+        let scratch = tempfile::tempdir().unwrap();
+        let remains = Remains::of(dir.path(), scratch.path()).await.unwrap();
+        assert_eq!((remains.reaches(), remains.committed()), (reaches, covers.index()), "{what}");
+        assert_eq!(remains.registry.clock(), Clock(42), "{what}");
+        rescue::recover(&remains).await.unwrap();
+        drop(remains);
+
+        let mut log = LogStore::open(dir.path().join(LOG), LogOptions::default()).unwrap();
+        let ends = log.get_log_state().await.unwrap().last_log_id;
+        assert_eq!(ends, Some(id(reaches.0, reaches.1)), "{what}");
+        log.close().unwrap();
+    }
+}
