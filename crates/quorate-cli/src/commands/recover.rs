@@ -94,9 +94,10 @@ fn best(found: &[Remains]) -> Result<&Remains, Failure> {
 
 /// That these directories are a majority's, if they are.
 fn majority(best: &Remains, found: &[Remains]) -> Option<String> {
-    let voters = best.voters();
-    let left = voters.iter().filter(|id| found.iter().any(|it| it.node_id() == **id)).count();
-    (left > voters.len() / 2).then(|| {
+    let (voters, found): (_, Vec<_>) =
+        (best.voters(), found.iter().map(Remains::node_id).collect());
+    best.are_majority(&found).then(|| {
+        let left = voters.iter().filter(|id| found.contains(id)).count();
         format!(
             "these are {left} of {} voters, a majority: nothing is lost, and nothing is to be recovered; start them again \
              (also on other machines: each with its own id and directory)",

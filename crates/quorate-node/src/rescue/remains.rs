@@ -1,6 +1,7 @@
 //! What a data directory holds, found without changing a byte of it: the log is copied, and the
 //! copy is opened, since opening a log writes to it.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -40,6 +41,7 @@ pub struct Remains {
     cluster_id: ClusterId,
     committed: u64,
     voters: Vec<NodeId>,
+    halves: Vec<BTreeSet<NodeId>>,
     written: SystemTime,
 }
 
@@ -107,6 +109,7 @@ impl Remains {
             cluster_id,
             committed: committed.max(covered).map_or(0, |id| id.index()),
             voters,
+            halves: membership.get_joint_config().clone(),
             written,
         })
     }
@@ -151,6 +154,14 @@ impl Remains {
     /// The voters, by the last change of them in the log.
     pub fn voters(&self) -> &[NodeId] {
         &self.voters
+    }
+
+    /// Whether these nodes can go on alone. Where a change of the voters is open in the log, that
+    /// takes a majority of those before and of those after it.
+    pub fn are_majority(&self, nodes: &[NodeId]) -> bool {
+        self.halves
+            .iter()
+            .all(|half| nodes.iter().filter(|id| half.contains(id)).count() > half.len() / 2)
     }
 
     /// When the log was written last, by the file system.

@@ -68,3 +68,32 @@ async fn a_snapshot_that_goes_further_than_the_log_is_where_it_ends() {
         log.close().unwrap();
     }
 }
+
+/// Three of five that vote, but one or two of the three on either side.
+#[tokio::test]
+async fn an_open_change_of_the_voters_takes_a_majority_of_both_halves() {
+    let voters = |ids: &[u64]| ids.iter().map(|id| NodeId::new(*id).unwrap()).collect::<Vec<_>>();
+    let set = |ids: &[u64]| voters(ids).into_iter().collect::<BTreeSet<_>>();
+    let nodes = voters(&[1, 2, 3, 4, 5]).into_iter().map(|id| (id, Member::default()));
+    let nodes: std::collections::BTreeMap<_, _> = nodes.collect();
+    let change = |halves: Vec<BTreeSet<NodeId>>| {
+        let membership = openraft::Membership::new(halves, nodes.clone()).unwrap();
+        Entry { log_id: id(5, 1), payload: EntryPayload::Membership(membership) }
+    };
+    let open = change(vec![set(&[1, 2, 3]), set(&[3, 4, 5])]);
+    let done = change(vec![set(&[3, 4, 5])]);
+    for (entry, left, is_enough) in [
+        (&open, &[1, 2, 4][..], false),
+        (&open, &[1, 4, 5], false),
+        (&open, &[1, 2, 4, 5], true),
+        (&open, &[1, 3, 4], true),
+        (&done, &[1, 4, 5], true),
+        (&done, &[1, 2, 4], false),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        leave(dir.path(), vec![blank(0), entry.clone()], id(3, 0)).await;
+        let scratch = tempfile::tempdir().unwrap();
+        let remains = Remains::of(dir.path(), scratch.path()).await.unwrap();
+        assert_eq!(remains.are_majority(&voters(left)), is_enough, "{left:?} of {entry}");
+    }
+}
