@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use quorate_log::{LogError, OpenError, SnapshotError, SnapshotProblem, StampError};
 use quorate_proto::ClusterId;
@@ -9,6 +10,7 @@ use quorate_state::SnapshotError as ContentError;
 
 use crate::backup::HeadError;
 use crate::rescue::{LOG, SNAPSHOTS};
+use crate::wall;
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
@@ -156,6 +158,25 @@ pub enum RescueError {
         /// What is wrong with it.
         #[source]
         source: Source,
+    },
+    /// The clock of this machine is behind what was written last.
+    #[error(
+        "the clock of this machine says {}, but {} was last written at {}: nothing was changed; set the clock, since by it nodes of the \
+         old cluster that come back end or go on (if the clock is right and the times of the files are not: \
+         find {}/log {}/snapshots -type f -exec touch {{}} +)",
+        wall::format(*now),
+        dir.display(),
+        wall::format(*written),
+        dir.display(),
+        dir.display()
+    )]
+    ClockBehind {
+        /// The data directory.
+        dir: PathBuf,
+        /// Now, by the clock, since 1970.
+        now: Duration,
+        /// When the newest file of the log and the snapshots was written, since 1970.
+        written: Duration,
     },
     /// The new log cannot be written.
     #[error("cannot write the new log in {}", dir.display())]

@@ -110,7 +110,7 @@ impl Remains {
             committed: committed.max(covered).map_or(0, |id| id.index()),
             voters,
             halves: membership.get_joint_config().clone(),
-            written,
+            written: written.max(newest_in(&dir.join(SNAPSHOTS))?),
         })
     }
 
@@ -164,7 +164,7 @@ impl Remains {
             .all(|half| nodes.iter().filter(|id| half.contains(id)).count() > half.len() / 2)
     }
 
-    /// When the log was written last, by the file system.
+    /// When the log or a snapshot was written last, by the file system.
     pub fn written(&self) -> SystemTime {
         self.written
     }
@@ -195,6 +195,18 @@ fn restore(dir: &Path, applied: &Applied) -> Result<Option<LogId>, RescueError> 
     let meta = file.meta().clone();
     drop(applied.restore(registry, meta.last_log_id, meta.last_membership));
     Ok(meta.last_log_id)
+}
+
+/// When the newest file in a directory was written; of one that is not there, in 1970.
+fn newest_in(dir: &Path) -> Result<SystemTime, RescueError> {
+    let never = SystemTime::UNIX_EPOCH;
+    if !dir.try_exists().map_err(error::io("look at", dir))? {
+        return Ok(never);
+    }
+    let modified = |item: std::io::Result<fs::DirEntry>| item?.metadata()?.modified();
+    let mut all = fs::read_dir(dir).map_err(error::io("list directory", dir))?.map(modified);
+    all.try_fold(never, |newest, it| it.map(|it| newest.max(it)))
+        .map_err(error::io("look at the files in", dir))
 }
 
 /// Where a log goes on behind, as a node that starts finds it (`server/opening.rs`): what it has

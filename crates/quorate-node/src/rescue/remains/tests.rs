@@ -1,6 +1,7 @@
 //! Data directories as nodes leave them behind, and what is found there.
 
 use std::num::NonZeroU64;
+use std::time::Duration;
 
 use openraft::EntryPayload;
 use openraft::storage::RaftLogStorageExt as _;
@@ -10,6 +11,7 @@ use quorate_state::{Clock, Command, Op, write_snapshot};
 use super::*;
 use crate::rescue;
 use crate::types::{Entry, SnapshotMeta, StoredMembership};
+use crate::wall;
 
 const CLUSTER: NonZeroU64 = NonZeroU64::new(7).unwrap();
 
@@ -95,5 +97,35 @@ async fn an_open_change_of_the_voters_takes_a_majority_of_both_halves() {
         let scratch = tempfile::tempdir().unwrap();
         let remains = Remains::of(dir.path(), scratch.path()).await.unwrap();
         assert_eq!(remains.are_majority(&voters(left)), is_enough, "{left:?} of {entry}");
+    }
+}
+
+/// By a clock that fell back, the recovery is long ago from the first moment that it is right.
+#[tokio::test]
+async fn a_clock_behind_what_was_written_last_recovers_nothing() {
+    let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+    let now = SystemTime::UNIX_EPOCH + wall::since_1970();
+    for (part, ahead, is_refused) in [
+        (LOG, minutes(60), true),
+        (SNAPSHOTS, minutes(60), true),
+        (LOG, minutes(4), false),
+        (SNAPSHOTS, minutes(4), false),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        leave(dir.path(), Vec::new(), id(3, 100)).await;
+        let file = fs::read_dir(dir.path().join(part)).unwrap().next().unwrap().unwrap().path();
+        File::options().write(true).open(&file).unwrap().set_modified(now + ahead).unwrap();
+        let scratch = tempfile::tempdir().unwrap();
+        let remains = Remains::of(dir.path(), scratch.path()).await.unwrap();
+        let recovered = rescue::recover(&remains).await;
+        assert_eq!(recovered.is_err(), is_refused, "{part} {ahead:?}: {recovered:?}");
+        let Err(refused) = recovered else { continue };
+        let said = refused.to_string();
+        for part in ["the clock of this machine says 20", "last written at 20", "set the clock"] {
+            assert!(said.contains(part), "no {part:?} in: {said}");
+        }
+        drop(remains);
+        let left = fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(left, 2, "nothing but log and snapshots");
     }
 }
