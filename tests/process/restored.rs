@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use quorate_client::Consistency;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::cli::{Ran, Running, ask, quorate};
 use crate::cluster::{Cluster, LEADER_WITHIN};
@@ -199,6 +201,53 @@ async fn backups_and_data_are_their_owners_and_other_files_stay() {
     for file in files.into_iter().chain(snapshots) {
         assert_eq!(mode(&file), 0o600, "{}", file.display());
     }
+}
+
+/// A way to a node on which the checksum at the end of a backup is changed, as a bad disk or memory
+/// would: what arrives has the length that was promised.
+async fn rotting(target: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((caller, _)) = listener.accept().await {
+            let node = TcpStream::connect(&target).await.unwrap();
+            let ((mut from_caller, mut to_caller), (mut from_node, mut to_node)) =
+                (caller.into_split(), node.into_split());
+            tokio::spawn(async move { tokio::io::copy(&mut from_caller, &mut to_node).await });
+            tokio::spawn(async move {
+                let mut bytes = vec![0; 1 << 20];
+                while let Ok(read @ 1..) = from_node.read(&mut bytes).await {
+                    let end = bytes[..read].windows(4).position(|it| it == b"QEND");
+                    if let Some(end) = end {
+                        bytes[end - 1] ^= 8;
+                    }
+                    if to_caller.write_all(&bytes[..read]).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// On the day when it is taken, and not when it is needed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_comes_damaged_is_refused_and_leaves_nothing() {
+    let cluster = Cluster::start(1).await;
+    let line = "register web a --endpoint http=http://h:1 --ttl 1h --once";
+    ask(&cluster.all(), line).await.expect(0);
+    let by_way = rotting(cluster.nodes[0].clients.clone()).await;
+    let file = cluster.dir().join("registry.backup");
+    let line = format!("cluster backup {}", file.display());
+    ask(&by_way, &line).await.expect(1).says(&[
+        "that node 1 sent came damaged",
+        "the checksum does not match",
+        "next: take it from another node",
+    ]);
+    assert_eq!(backups_in(cluster.dir()), [""; 0]);
+    ask(&cluster.all(), &line).await.expect(0);
+    inspect(&file, "").await.expect(0);
 }
 
 /// The names of what is a backup or a part of one.
