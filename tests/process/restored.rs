@@ -257,6 +257,40 @@ fn backups_in(dir: &Path) -> Vec<String> {
     names.filter(|name| name.contains("backup")).collect()
 }
 
+/// By a process that was killed: the next one cannot go on with it, and it is as large as a backup.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_takes_away_what_a_killed_one_left_a_day_ago() {
+    let cluster = Cluster::start(1).await;
+    let file = backup(&cluster).await;
+    let half = fs::read(&file).unwrap()[..100].to_vec();
+    let hours = |hours: u64| Duration::from_secs(hours * 3_600);
+    let made = |name: &str, bytes: &[u8], ago: Duration| {
+        let path = cluster.dir().join(name);
+        fs::write(&path, bytes).unwrap();
+        let at = fs::metadata(&path).unwrap().modified().unwrap() - ago;
+        fs::File::options().write(true).open(&path).unwrap().set_modified(at).unwrap();
+    };
+    made(".left.backup-a1B2c3.partial", &half, hours(25));
+    made(".new.backup-a1B2c3.partial", &half, hours(23));
+    made(".other.backup-a1B2c3.partial", b"something else", hours(25));
+    made("visible.backup-a1B2c3.partial", &half, hours(25));
+    made("old.backup", &half, hours(25));
+    let next = cluster.dir().join("next.backup");
+    let ran = ask(&cluster.all(), &format!("cluster backup {}", next.display())).await.expect(0);
+    ran.says(&["removed", ".left.backup-a1B2c3.partial"]);
+    let mut there = backups_in(cluster.dir());
+    there.sort();
+    let stay = [
+        ".new.backup-a1B2c3.partial",
+        ".other.backup-a1B2c3.partial",
+        "next.backup",
+        "old.backup",
+        "registry.backup",
+        "visible.backup-a1B2c3.partial",
+    ];
+    assert_eq!(there, stay);
+}
+
 /// What it had written of it was left, in a hidden file.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_that_is_interrupted_leaves_nothing() {

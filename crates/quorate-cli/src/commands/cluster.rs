@@ -1,6 +1,7 @@
 //! `cluster`: what operators do with the cluster itself.
 
 mod overrides;
+mod partial;
 pub(super) mod status;
 mod upgrade;
 pub(super) mod verdict;
@@ -157,11 +158,9 @@ async fn backup(file: &Path, local: bool, args: &ClientArgs, admin: &Admin) -> R
     }
     // Caught from here on: a process that a signal ends takes nothing away.
     let mut stop = Stop::listen()?;
-    let name = format!(".{}-", file.file_name().unwrap_or_default().to_string_lossy());
-    let mut partial = tempfile::Builder::new();
-    partial.prefix(&name).suffix(".partial");
     let dir = files::dir_of(file);
-    let partial = partial.tempfile_in(dir).map_err(|error| match error.kind() {
+    partial::remove_left(dir);
+    let partial = partial::begin(file).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => {
             Failure::failed(format!("{}: there is no such directory", dir.display()))
         }

@@ -7,7 +7,7 @@ use quorate_log::SnapshotFile;
 use quorate_proto::ClusterId;
 use quorate_state::{Counts, Instance, Registry, Status, read_snapshot};
 
-use crate::backup::Head;
+use crate::backup::{Head, HeadError};
 use crate::rescue::error::RescueError;
 use crate::types::{LogId, TypeConfig};
 
@@ -61,6 +61,11 @@ impl Backup {
     /// As [`Backup::read`], but for what only those see who unpack it.
     pub fn check(path: &Path) -> Result<(), RescueError> {
         open(path).map(drop)
+    }
+
+    /// Whether a file begins as a backup, whole or not. Blocks.
+    pub fn begins_in(path: &Path) -> bool {
+        !matches!(Head::read(path), Err(HeadError::Mark | HeadError::Io(_)))
     }
 
     /// The cluster that it is of.
