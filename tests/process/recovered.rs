@@ -13,7 +13,9 @@ use crate::cli::{Ran, ask, quorate};
 use crate::cluster::{Cluster, LEADER_WITHIN, Settings};
 use crate::crowd::Crowd;
 use crate::damage::copy;
+use crate::process::THIS_RELEASE;
 use crate::skipped::skipped;
+use crate::small_disk::SmallDisk;
 use crate::wait::eventually;
 
 const TTL: Duration = Duration::from_secs(3_600);
@@ -219,6 +221,40 @@ async fn a_new_node_at_an_old_address_is_not_called_as_the_old_one() {
     // Of two nodes, each four times a second. The log names such calls once a second.
     are_made(&calls, 20).await;
     assert_eq!(refused(&cluster), before);
+}
+
+/// What is full is the disk of the copies: it is named, and no other directory is asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_room_for_a_copy_of_the_log_it_says_which_disk_is_full() {
+    let Some(disk) = SmallDisk::mount(16) else { return };
+    let mut cluster = Cluster::start(1).await;
+    cluster.nodes[0].register("kept", "early", TTL).await.unwrap();
+    cluster.nodes[0].kill();
+    let dir = &cluster.nodes[0].data_dir;
+    let look = || {
+        let mut command = std::process::Command::new(THIS_RELEASE);
+        command.arg("recover").arg("--data-dir").arg(dir).env("TMPDIR", disk.path());
+        let output = command.output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (code, whole, said) = look();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(whole.contains("best: node 1"), "{whole}");
+    let log = std::fs::read_dir(dir.join("log")).unwrap();
+    let bytes: u64 = log.map(|item| item.unwrap().metadata().unwrap().len()).sum();
+    // Where it cannot be begun, where it breaks off, and where it is whole and cannot be opened.
+    for left in [0, bytes / 2, bytes + 524_288] {
+        disk.fill(left);
+        let (code, out, said) = look();
+        assert_eq!(code, Some(1), "with {left} bytes: {out}");
+        let copies = disk.path().display().to_string();
+        for part in [&copies, "set TMPDIR", "No space left"] {
+            assert!(said.contains(part), "with {left} bytes, no {part:?} in: {said}");
+        }
+        assert!(!said.contains("another node's directory"), "with {left} bytes: {said}");
+        disk.make_room();
+    }
 }
 
 fn names_in(dir: &Path) -> Vec<String> {

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use quorate_client::Consistency;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::cli::{Ran, Running, ask, quorate};
 use crate::cluster::{Cluster, LEADER_WITHIN};
@@ -130,12 +132,23 @@ async fn what_is_no_backup_is_refused_in_words() {
         ("cut in the middle", whole[..snapshot + 60].to_vec(), "is damaged or cut off"),
         ("cut at its end", whole[..whole.len() - 1].to_vec(), "is damaged or cut off"),
         ("with something behind it", [&whole[..], b"x"].concat(), "is damaged or cut off"),
-        ("of a newer format", newer(8), "has format version 9"),
-        ("with a newer snapshot", newer(snapshot + 8), "has format version 9"),
+        ("of a newer format", newer(8), "by another release; use that release's quorate"),
+        (
+            "with a newer snapshot",
+            newer(snapshot + 8),
+            "by another release; use that release's quorate",
+        ),
     ] {
         fs::write(&file, bytes).unwrap();
         for ran in [inspect(&file, "").await, restore(&file, &fresh, 1).await] {
             assert_eq!(ran.code, 1, "{what}: {}", ran.err);
+            // It is sound: whoever looks for another one has none.
+            assert_eq!(
+                ran.err.contains("damaged"),
+                says.contains("damaged"),
+                "{what}: {}",
+                ran.err
+            );
             ran.says(&[says, &file.display().to_string()]);
         }
         assert!(!fresh.exists(), "{what}: something was made of it");
@@ -190,11 +203,92 @@ async fn backups_and_data_are_their_owners_and_other_files_stay() {
     }
 }
 
+/// A way to a node on which the checksum at the end of a backup is changed, as a bad disk or memory
+/// would: what arrives has the length that was promised.
+async fn rotting(target: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((caller, _)) = listener.accept().await {
+            let node = TcpStream::connect(&target).await.unwrap();
+            let ((mut from_caller, mut to_caller), (mut from_node, mut to_node)) =
+                (caller.into_split(), node.into_split());
+            tokio::spawn(async move { tokio::io::copy(&mut from_caller, &mut to_node).await });
+            tokio::spawn(async move {
+                let mut bytes = vec![0; 1 << 20];
+                while let Ok(read @ 1..) = from_node.read(&mut bytes).await {
+                    let end = bytes[..read].windows(4).position(|it| it == b"QEND");
+                    if let Some(end) = end {
+                        bytes[end - 1] ^= 8;
+                    }
+                    if to_caller.write_all(&bytes[..read]).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// On the day when it is taken, and not when it is needed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_comes_damaged_is_refused_and_leaves_nothing() {
+    let cluster = Cluster::start(1).await;
+    let line = "register web a --endpoint http=http://h:1 --ttl 1h --once";
+    ask(&cluster.all(), line).await.expect(0);
+    let by_way = rotting(cluster.nodes[0].clients.clone()).await;
+    let file = cluster.dir().join("registry.backup");
+    let line = format!("cluster backup {}", file.display());
+    ask(&by_way, &line).await.expect(1).says(&[
+        "that node 1 sent came damaged",
+        "the checksum does not match",
+        "next: take it from another node",
+    ]);
+    assert_eq!(backups_in(cluster.dir()), [""; 0]);
+    ask(&cluster.all(), &line).await.expect(0);
+    inspect(&file, "").await.expect(0);
+}
+
 /// The names of what is a backup or a part of one.
 fn backups_in(dir: &Path) -> Vec<String> {
     let names = fs::read_dir(dir).unwrap().map(|item| item.unwrap().file_name());
     let names = names.map(|name| name.to_string_lossy().into_owned());
     names.filter(|name| name.contains("backup")).collect()
+}
+
+/// By a process that was killed: the next one cannot go on with it, and it is as large as a backup.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_takes_away_what_a_killed_one_left_a_day_ago() {
+    let cluster = Cluster::start(1).await;
+    let file = backup(&cluster).await;
+    let half = fs::read(&file).unwrap()[..100].to_vec();
+    let hours = |hours: u64| Duration::from_secs(hours * 3_600);
+    let made = |name: &str, bytes: &[u8], ago: Duration| {
+        let path = cluster.dir().join(name);
+        fs::write(&path, bytes).unwrap();
+        let at = fs::metadata(&path).unwrap().modified().unwrap() - ago;
+        fs::File::options().write(true).open(&path).unwrap().set_modified(at).unwrap();
+    };
+    made(".left.backup-a1B2c3.partial", &half, hours(25));
+    made(".new.backup-a1B2c3.partial", &half, hours(23));
+    made(".other.backup-a1B2c3.partial", b"something else", hours(25));
+    made("visible.backup-a1B2c3.partial", &half, hours(25));
+    made("old.backup", &half, hours(25));
+    let next = cluster.dir().join("next.backup");
+    let ran = ask(&cluster.all(), &format!("cluster backup {}", next.display())).await.expect(0);
+    ran.says(&["removed", ".left.backup-a1B2c3.partial"]);
+    let mut there = backups_in(cluster.dir());
+    there.sort();
+    let stay = [
+        ".new.backup-a1B2c3.partial",
+        ".other.backup-a1B2c3.partial",
+        "next.backup",
+        "old.backup",
+        "registry.backup",
+        "visible.backup-a1B2c3.partial",
+    ];
+    assert_eq!(there, stay);
 }
 
 /// What it had written of it was left, in a hidden file.

@@ -6,7 +6,9 @@ use std::time::UNIX_EPOCH;
 
 use serde_json::{Value, json};
 
-use crate::deployment::{accepted, file, kubernetes, passes_the_restricted_profile, strings};
+use crate::deployment::{
+    accepted, file, kubernetes, kubernetes_all, passes_the_restricted_profile, strings,
+};
 use crate::operations::{BACKUPS, blocks_of};
 use crate::yaml::{objects, parsed};
 
@@ -134,10 +136,21 @@ fn a_backup_is_taken_each_night_onto_a_claim_of_its_own() {
     assert_eq!((claimed, &pod["volumes"][0]["name"]), (&claim["metadata"]["name"], &mount["name"]));
     assert!(!text(claimed).starts_with("data-"), "it is no node's");
 
-    // It asks the nodes that are ready, who let it in.
-    let service = &crate::deployment::kubernetes_all("Service")[1];
-    let port = &service["spec"]["ports"][0]["port"];
-    assert_eq!(args[3..5], ["--nodes", &format!("{}:{port}", text(&service["metadata"]["name"]))]);
+    // It asks the nodes by their own names: with all disks low, none is ready, and a backup works.
+    let advertised = kubernetes_all("StatefulSet").into_iter().map(|set| {
+        let env =
+            set["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap().clone();
+        let own = env.into_iter().find(|variable| variable["name"] == "QUORATE_ADVERTISE").unwrap();
+        let pod = format!("{}-0", text(&set["metadata"]["name"]));
+        text(&own["value"]).replace("$(POD_NAME)", &pod)
+    });
+    let advertised = advertised.collect::<Vec<_>>().join(",");
+    assert_eq!(args[3..5], ["--nodes", &advertised]);
+    let namespace = &container["env"][1];
+    assert_eq!(namespace["name"], "POD_NAMESPACE");
+    assert_eq!(namespace["valueFrom"]["fieldRef"]["fieldPath"], "metadata.namespace");
+    let of_pods = &kubernetes_all("Service")[0];
+    assert_eq!(of_pods["spec"]["publishNotReadyAddresses"], true);
     let policy = kubernetes("NetworkPolicy");
     let allowed = &policy["spec"]["ingress"][1]["from"][0]["podSelector"]["matchLabels"];
     assert_eq!(labels, allowed);

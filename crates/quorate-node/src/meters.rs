@@ -272,7 +272,7 @@ meters! {
     audit_left_out: Counter = Counter::default(),
         "quorate_audit_left_out", "Lines that the audit log should have and has not: the file did not take them in time, or they were refusals, of which there were too many, or for which the disk had no room";
     backup_time: Seconds = Seconds::default(),
-        "quorate_backup_timestamp_seconds", "When the last backup was begun that this node handed out whole, but for those with `--local`, seconds since 1970; 0: none since it started";
+        "quorate_backup_timestamp_seconds", "When the last backup was begun that this node handed out whole, but for those with `--local`, seconds since 1970 by the clock of now; 0: none since it started";
     purged_index: Gauge = Gauge::default(),
         "quorate_log_purged_index", "Up to here, entries are gone from the log";
     disk_free: Gauge = Gauge::default(),

@@ -22,6 +22,7 @@ pub use remains::Remains;
 
 use std::num::NonZeroU64;
 use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
 
 use quorate_log::{NodeId, make_dir};
 use quorate_proto::ClusterId;
@@ -31,6 +32,14 @@ use crate::rescue::place::{Lock, NewState};
 use crate::runtime::random;
 use crate::types::{LogId, Member};
 use crate::wall;
+
+/// A clock that is no further behind what was written last may be right: the disk may come from
+/// another machine.
+const BEHIND_MAX: Duration = Duration::from_secs(5 * 60);
+
+/// The parts of a data directory.
+const LOG: &str = "log";
+const SNAPSHOTS: &str = "snapshots";
 
 /// A cluster that was founded in a data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,13 +73,26 @@ pub async fn restore(backup: &Backup, dir: &Path, node_id: NodeId) -> Result<Fou
 /// only member. What was in it stays beside.
 ///
 /// # Errors
-/// It cannot be written; then it is as it was. [`RescueError::NotInPlace`]: it counts, and is to be
-/// put into its place by a node that starts.
+/// It cannot be written, or this machine's clock is behind the files that are there; then it is as
+/// it was. [`RescueError::NotInPlace`]: it counts, and is to be put into its place by a node that
+/// starts.
 pub async fn recover(remains: &Remains) -> Result<Founded, RescueError> {
+    check_clock(remains)?;
     let (id, member) = (remains.node_id, remains.member.clone());
     let last = Some(remains.last);
     let state = Taken { registry: &remains.registry, last, term: remains.term };
     found(&remains.lock, state, id, member, remains.others.clone()).await
+}
+
+/// How long ago this was is told to each node of the old cluster that comes back. By a clock that
+/// has fallen back, as to 1970 on a board without a battery, those would end that ran all the time.
+fn check_clock(remains: &Remains) -> Result<(), RescueError> {
+    let (dir, now) = (remains.dir().to_owned(), wall::since_1970());
+    let written = remains.written().duration_since(UNIX_EPOCH).unwrap_or_default();
+    match now + BEHIND_MAX < written {
+        true => Err(RescueError::ClockBehind { dir, now, written }),
+        false => Ok(()),
+    }
 }
 
 /// What is taken over.

@@ -39,7 +39,8 @@ pub(crate) fn since_1970() -> Duration {
     now.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-fn format(since_1970: Duration) -> String {
+/// A time as in RFC 3339, in UTC.
+pub(crate) fn format(since_1970: Duration) -> String {
     let (seconds, ms) = (since_1970.as_secs(), since_1970.subsec_millis());
     let (day, of_day) = ((seconds / 86_400) as i64, seconds % 86_400);
     // At most a few years too early.

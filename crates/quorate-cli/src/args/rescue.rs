@@ -63,6 +63,8 @@ pub(crate) struct RestoreArgs {
     that come back are told to end, within seconds, where a node of the new one runs and reaches them at their old addresses. \
     Until then they may serve: take their directories away. What that one's directory had is kept there, in before-ID. Directories of a \
     majority are refused: just start those nodes.\n\n\
+    The logs are read in copies, in the directory for temporary files: if that has not some MiB more room than they take, set TMPDIR \
+    to one that has.\n\n\
     Examples:\n  \
     quorate recover --data-dir /mnt/node-1 --data-dir /mnt/node-3\n  \
     quorate recover --data-dir /mnt/node-1 --data-dir /mnt/node-3 --accept-data-loss"

@@ -1,6 +1,7 @@
 //! `cluster`: what operators do with the cluster itself.
 
 mod overrides;
+mod partial;
 pub(super) mod status;
 mod upgrade;
 pub(super) mod verdict;
@@ -9,6 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use quorate_client::{Admin, Error, Member, MemberRole};
+use quorate_node::rescue::{Backup, RescueError};
 use serde_json::json;
 use tempfile::NamedTempFile;
 use tokio::fs;
@@ -18,7 +20,7 @@ use crate::args::{ClientArgs, ClusterCommand};
 use crate::commands::cluster::status::voter_warnings;
 use crate::commands::rescue::ago;
 use crate::connect::{Stay, client};
-use crate::failure::Failure;
+use crate::failure::{Failure, chain};
 use crate::files;
 use crate::json;
 use crate::output::{self, Format, Table};
@@ -156,11 +158,9 @@ async fn backup(file: &Path, local: bool, args: &ClientArgs, admin: &Admin) -> R
     }
     // Caught from here on: a process that a signal ends takes nothing away.
     let mut stop = Stop::listen()?;
-    let name = format!(".{}-", file.file_name().unwrap_or_default().to_string_lossy());
-    let mut partial = tempfile::Builder::new();
-    partial.prefix(&name).suffix(".partial");
     let dir = files::dir_of(file);
-    let partial = partial.tempfile_in(dir).map_err(|error| match error.kind() {
+    partial::remove_left(dir);
+    let partial = partial::begin(file).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => {
             Failure::failed(format!("{}: there is no such directory", dir.display()))
         }
@@ -250,7 +250,32 @@ async fn write_backup(
         let said = format!("{}: {written} of {bytes} bytes are in it", partial.display());
         return Err(Failure::failed(said));
     }
+    check(partial, sent.node).await?;
     Ok(Sent { bytes, ..sent })
+}
+
+/// Reads it as `restore` will: who found it damaged then would have no other.
+async fn check(partial: &Path, node: u64) -> Result<(), Failure> {
+    let path = partial.to_owned();
+    let checked = tokio::task::spawn_blocking(move || Backup::check(&path)).await;
+    match checked.map_err(|error| Failure::failed(format!("cannot check the backup: {error}")))? {
+        Ok(()) => Ok(()),
+        // Nodes may be newer than who takes their backups.
+        Err(RescueError::OtherRelease { .. }) => {
+            output::note(&format!(
+                "warning: node {node} is of a newer release than this command, which cannot check its backup: let \
+                 `quorate backup inspect` of that release do so"
+            ));
+            Ok(())
+        }
+        Err(error @ RescueError::Io { .. }) => Err(Failure::failed(format!("{:#}", chain(error)))),
+        Err(error) => Err(Failure::failed(format!(
+            "the backup that node {node} sent came damaged, and nothing of it is kept: {}\n  \
+             next: take it from another node (--nodes ADDRESS); if node {node} sends such a one again, its disk or its memory is bad: \
+             replace it",
+            chain(error).root_cause()
+        ))),
+    }
 }
 
 fn is_there(file: &Path) -> Failure {

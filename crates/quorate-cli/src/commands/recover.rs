@@ -13,10 +13,16 @@ use crate::commands::rescue::{ago, refused, start};
 use crate::failure::Failure;
 use crate::output::{self, Format, Table};
 
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
 pub(crate) async fn recover(args: &RecoverArgs) -> Result<(), Failure> {
     let scratch = tempfile::Builder::new().prefix("quorate-recover-").tempdir();
     let scratch = scratch.map_err(|error| {
-        Failure::failed(format!("cannot make a directory for copies of the logs: {error}"))
+        Failure::failed(format!(
+            "cannot make a directory for copies of the logs in {}: {error}\n  next: set TMPDIR to a directory with some MiB more \
+             room than the logs take",
+            std::env::temp_dir().display()
+        ))
     })?;
     let mut found = Vec::new();
     for (number, dir) in args.data_dirs.iter().enumerate() {
@@ -30,7 +36,10 @@ pub(crate) async fn recover(args: &RecoverArgs) -> Result<(), Failure> {
     let majority = majority(best, &found);
     let founded = match (args.accept_data_loss, &majority) {
         (true, Some(majority)) => return Err(not_needed(best, majority)),
-        (true, None) => Some(rescue::recover(best).await.map_err(refused)?),
+        (true, None) => {
+            is_not_before(now(), built_on(env!("QUORATE_VERSION")))?;
+            Some(rescue::recover(best).await.map_err(refused)?)
+        }
         (false, _) => None,
     };
     let loss = loss(best, &found, majority.as_deref());
@@ -63,6 +72,24 @@ pub(crate) async fn recover(args: &RecoverArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The day of the commit that this was built from, where the version has it.
+fn built_on(version: &str) -> Option<&str> {
+    version.strip_suffix(')')?.rsplit(' ').next()
+}
+
+/// Where the directory was copied with this clock, its files are as wrong. A commit's day is of
+/// where it was made: it may begin up to a day before that of UTC.
+fn is_not_before(now: Duration, built_on: Option<&str>) -> Result<(), Failure> {
+    match built_on {
+        Some(day) if rfc3339(now + DAY).as_str() < day => Err(Failure::failed(format!(
+            "the clock of this machine says {}, but this program was built from a commit of {day}: nothing was changed\n  \
+             next: set the clock; by it nodes of the old cluster that come back end or go on",
+            rfc3339(now)
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// The one whose log goes furthest, as Raft compares logs.
 fn best(found: &[Remains]) -> Result<&Remains, Failure> {
     let first = &found[0];
@@ -90,9 +117,10 @@ fn best(found: &[Remains]) -> Result<&Remains, Failure> {
 
 /// That these directories are a majority's, if they are.
 fn majority(best: &Remains, found: &[Remains]) -> Option<String> {
-    let voters = best.voters();
-    let left = voters.iter().filter(|id| found.iter().any(|it| it.node_id() == **id)).count();
-    (left > voters.len() / 2).then(|| {
+    let (voters, found): (_, Vec<_>) =
+        (best.voters(), found.iter().map(Remains::node_id).collect());
+    best.are_majority(&found).then(|| {
+        let left = voters.iter().filter(|id| found.contains(id)).count();
         format!(
             "these are {left} of {} voters, a majority: nothing is lost, and nothing is to be recovered; start them again \
              (also on other machines: each with its own id and directory)",
@@ -139,6 +167,11 @@ fn loss(best: &Remains, found: &[Remains], majority: Option<&str>) -> Vec<String
             "make sure that the others are off for good: with a majority of them running, there would be two clusters"
                 .to_owned(),
         );
+        lines.push(format!(
+            "by this machine's clock it is {} now; set it before you go on, if that is wrong: by it nodes of the old cluster that come \
+             back end or go on",
+            rfc3339(now())
+        ));
     }
     lines
 }
@@ -197,4 +230,20 @@ fn as_json(best: &Remains, found: &[Remains], loss: &[String], founded: Option<F
             "revision": founded.revision,
         })),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_from_before_this_program_was_made_is_wrong() {
+        let built = built_on("0.2.0 (3f9c1d2e0 2026-11-28)");
+        assert_eq!((built, built_on("0.2.0")), (Some("2026-11-28"), None));
+        let at = |days: u64| Duration::from_secs(days * 86_400);
+        assert!(is_not_before(at(0), None).is_ok(), "nobody knows");
+        // 1970, 2026-11-26, -27 and -28.
+        let judged = [0, 20_783, 20_784, 20_785].map(|days| is_not_before(at(days), built).is_ok());
+        assert_eq!(judged, [false, false, true, true]);
+    }
 }

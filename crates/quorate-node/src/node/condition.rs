@@ -146,10 +146,9 @@ impl Seen {
         let _ = self.connections.set(connections);
     }
 
-    /// A backup of all that was acknowledged was sent whole.
-    pub(crate) fn backup_taken(&self) {
-        *self.backup.lock().expect("invariant: nothing panics under this lock") =
-            Some(Instant::now());
+    /// A backup of all that was acknowledged was sent whole, that was begun then.
+    pub(crate) fn backup_taken(&self, begun: Instant) {
+        *self.backup.lock().expect("invariant: nothing panics under this lock") = Some(begun);
     }
 
     /// Another node has not taken this one in, or (empty) has.
@@ -172,7 +171,7 @@ impl Seen {
         self.silent.lock().expect("invariant: nothing panics under this lock").clone()
     }
 
-    fn backup_age(&self) -> Option<Duration> {
+    pub(crate) fn backup_age(&self) -> Option<Duration> {
         let taken = *self.backup.lock().expect("invariant: nothing panics under this lock");
         taken.map(|at| at.elapsed())
     }

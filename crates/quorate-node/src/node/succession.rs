@@ -2,8 +2,9 @@
 //! learns that from nodes of the new one, unasked (`upkeep/succession.rs`) or when it asks
 //! (`upkeep/recall.rs`).
 //!
-//! One that ran already when that was done goes on: whoever recovers beside a running majority, or
-//! tries it out on a copy, has two clusters, and the majority goes on.
+//! One that ran already when that was done goes on, as far as clocks are right
+//! (`upkeep/succession.rs`): whoever recovers beside a running majority, or tries it out on a copy,
+//! has two clusters, and the majority goes on.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -7,7 +7,7 @@ use quorate_log::SnapshotFile;
 use quorate_proto::ClusterId;
 use quorate_state::{Counts, Instance, Registry, Status, read_snapshot};
 
-use crate::backup::Head;
+use crate::backup::{Head, HeadError};
 use crate::rescue::error::RescueError;
 use crate::types::{LogId, TypeConfig};
 
@@ -45,9 +45,7 @@ impl Backup {
     /// # Errors
     /// It cannot be read, is no backup, is damaged or cut off, or was written by a newer release.
     pub fn read(path: &Path) -> Result<Self, RescueError> {
-        let (head, start) = Head::read(path).map_err(|error| RescueError::head(path, error))?;
-        let snapshot = SnapshotFile::<TypeConfig>::open_behind(path, start);
-        let snapshot = snapshot.map_err(|error| RescueError::content(path, error))?;
+        let (head, start, snapshot) = open(path)?;
         let registry = read_snapshot(&mut BufReader::new(snapshot.body()));
         let registry = registry.map_err(|error| RescueError::content(path, error))?;
         let cluster_id = registry.cluster_id().map(ClusterId::from);
@@ -55,6 +53,19 @@ impl Backup {
             cluster_id.ok_or_else(|| RescueError::Unfounded { path: path.to_owned() })?;
         let last = snapshot.meta().last_log_id;
         Ok(Self { head, registry, last, cluster_id, bytes: start + snapshot.len_bytes() })
+    }
+
+    /// Reads a backup whole, and compares its checksums; what is in it takes no memory. Blocks.
+    ///
+    /// # Errors
+    /// As [`Backup::read`], but for what only those see who unpack it.
+    pub fn check(path: &Path) -> Result<(), RescueError> {
+        open(path).map(drop)
+    }
+
+    /// Whether a file begins as a backup, whole or not. Blocks.
+    pub fn begins_in(path: &Path) -> bool {
+        !matches!(Head::read(path), Err(HeadError::Mark | HeadError::Io(_)))
     }
 
     /// The cluster that it is of.
@@ -138,4 +149,11 @@ impl Backup {
     pub(super) fn term(&self) -> u64 {
         self.last.map_or(0, |last| last.committed_leader_id().term)
     }
+}
+
+/// Its head, where the rest begins, and that, checked.
+fn open(path: &Path) -> Result<(Head, u64, SnapshotFile<TypeConfig>), RescueError> {
+    let (head, start) = Head::read(path).map_err(|error| RescueError::head(path, error))?;
+    let snapshot = SnapshotFile::open_behind(path, start);
+    Ok((head, start, snapshot.map_err(|error| RescueError::content(path, error))?))
 }

@@ -21,11 +21,12 @@ use quorate_state::{Registry, write_snapshot};
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 use crate::rescue::error::{self, RescueError, Written};
+use crate::rescue::{LOG, SNAPSHOTS};
 use crate::types::{LogId, LogStore, Member, SnapshotMeta, StoredMembership, TypeConfig, Vote};
 
 /// What a data directory consists of, in the order in which it is moved: while the log is not in
 /// its place, a node cannot take the rest for all there is.
-const PARTS: [&str; 2] = ["snapshots", "log"];
+const PARTS: [&str; 2] = [SNAPSHOTS, LOG];
 
 const ANEW: &str = "anew-";
 const BEFORE: &str = "before-";
@@ -61,7 +62,7 @@ impl Lock {
     /// # Errors
     /// One runs, or the log cannot be opened.
     pub(super) fn with_log(self) -> Result<Self, RescueError> {
-        let of_log = lock(&self.dir, &self.dir.join("log").join("db"))?;
+        let of_log = lock(&self.dir, &self.dir.join(LOG).join("db"))?;
         Ok(Self { _of_log: Some(of_log), ..self })
     }
 
@@ -148,7 +149,7 @@ impl NewState {
     async fn write_parts(&self, dir: &Path) -> Result<(), Written> {
         make_dir(dir)?;
         let options = LogOptions { io: Io::Inline, ..LogOptions::default() };
-        let mut log = LogStore::open(dir.join("log"), options)?;
+        let mut log = LogStore::open(dir.join(LOG), options)?;
         let (cluster_id, node_id) = (Some(self.cluster_id.into()), self.node_id);
         log.stamp(Identity { cluster_id, founders: None, node_id }).await?;
         log.save_vote(&Vote::new(self.term, node_id)).await?;
@@ -156,7 +157,7 @@ impl NewState {
             log.purge(last).await?;
         }
         log.close()?;
-        let snapshots = SnapshotStore::<TypeConfig>::open(dir.join("snapshots"))?;
+        let snapshots = SnapshotStore::<TypeConfig>::open(dir.join(SNAPSHOTS))?;
         let members = [(node_id, self.member.clone())];
         let voters = vec![[node_id].into()];
         let membership = Membership::new(voters, std::collections::BTreeMap::from(members))

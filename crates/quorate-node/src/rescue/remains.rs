@@ -1,8 +1,9 @@
 //! What a data directory holds, found without changing a byte of it: the log is copied, and the
 //! copy is opened, since opening a log writes to it.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::BufReader;
+use std::io::{BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -16,10 +17,14 @@ use quorate_state::{Counts, OldNode, Registry, read_snapshot};
 use crate::applied::Applied;
 use crate::rescue::error::{self, RescueError};
 use crate::rescue::place::{self, Lock};
+use crate::rescue::{LOG, SNAPSHOTS};
 use crate::types::{LogId, LogStore, Member, TypeConfig};
 
 /// Entries that are read from the log at once.
 const READ_AT_ONCE: u64 = 256;
+
+/// Bytes of a log that are copied at once.
+const COPIED_AT_ONCE: u64 = 256 * 1024;
 
 /// What the directory of a node holds that does not run. While this is there, none can be started
 /// on it.
@@ -36,6 +41,7 @@ pub struct Remains {
     cluster_id: ClusterId,
     committed: u64,
     voters: Vec<NodeId>,
+    halves: Vec<BTreeSet<NodeId>>,
     written: SystemTime,
 }
 
@@ -50,25 +56,24 @@ impl Remains {
         if place::is_unfinished(dir).unwrap_or(false) {
             return Err(RescueError::Unfinished { dir: dir.to_owned() });
         }
-        let log_dir = dir.join("log");
-        look_for_log(dir, &log_dir.join("db"))?;
+        look_for_log(dir, &dir.join(LOG).join("db"))?;
         let lock = Lock::take(dir)?.with_log()?;
         if place::is_unfinished(dir).map_err(error::io("list directory", dir))? {
             return Err(RescueError::Unfinished { dir: dir.to_owned() });
         }
-        let written = copy(&log_dir, scratch)?;
+        let written = copy_log(dir, scratch)?;
         let options = LogOptions { io: Io::Inline, ..LogOptions::default() };
         let mut log = LogStore::open(scratch, options)
-            .map_err(|source| RescueError::Log { dir: dir.to_owned(), source })?;
+            .map_err(|error| RescueError::log(dir, scratch, error))?;
         let unfounded = || RescueError::Unfounded { path: dir.to_owned() };
         let identity = log.identity().ok_or_else(unfounded)?;
         let reading = |source| error::io("read the log in", dir)(source);
         let state = log.get_log_state().await.map_err(reading)?;
         let vote = log.read_vote().await.map_err(reading)?;
         let committed = log.read_committed().await.map_err(reading)?;
-        let last = state.last_log_id.ok_or_else(unfounded)?;
         let applied = Applied::new(1, 1, Histogram::new([]));
         let covered = restore(dir, &applied)?;
+        let last = ends(state.last_log_id, covered).ok_or_else(unfounded)?;
         if state.last_purged_log_id > covered {
             return Err(RescueError::NoSnapshot { dir: dir.to_owned() });
         }
@@ -104,7 +109,8 @@ impl Remains {
             cluster_id,
             committed: committed.max(covered).map_or(0, |id| id.index()),
             voters,
-            written,
+            halves: membership.get_joint_config().clone(),
+            written: written.max(newest_in(&dir.join(SNAPSHOTS))?),
         })
     }
 
@@ -150,7 +156,15 @@ impl Remains {
         &self.voters
     }
 
-    /// When the log was written last, by the file system.
+    /// Whether these nodes can go on alone. Where a change of the voters is open in the log, that
+    /// takes a majority of those before and of those after it.
+    pub fn are_majority(&self, nodes: &[NodeId]) -> bool {
+        self.halves
+            .iter()
+            .all(|half| nodes.iter().filter(|id| half.contains(id)).count() > half.len() / 2)
+    }
+
+    /// When the log or a snapshot was written last, by the file system.
     pub fn written(&self) -> SystemTime {
         self.written
     }
@@ -168,7 +182,7 @@ fn look_for_log(dir: &Path, log: &Path) -> Result<(), RescueError> {
 
 /// What the snapshot has, if there is one, and what it covers.
 fn restore(dir: &Path, applied: &Applied) -> Result<Option<LogId>, RescueError> {
-    let snapshots = dir.join("snapshots");
+    let snapshots = dir.join(SNAPSHOTS);
     if !snapshots.try_exists().map_err(error::io("look at", &snapshots))? {
         return Ok(None);
     }
@@ -183,12 +197,31 @@ fn restore(dir: &Path, applied: &Applied) -> Result<Option<LogId>, RescueError> 
     Ok(meta.last_log_id)
 }
 
-/// Copies a log; when the newest of its files was written.
-fn copy(from: &Path, to: &Path) -> Result<SystemTime, RescueError> {
+/// When the newest file in a directory was written; of one that is not there, in 1970.
+fn newest_in(dir: &Path) -> Result<SystemTime, RescueError> {
+    let never = SystemTime::UNIX_EPOCH;
+    if !dir.try_exists().map_err(error::io("look at", dir))? {
+        return Ok(never);
+    }
+    let modified = |item: std::io::Result<fs::DirEntry>| item?.metadata()?.modified();
+    let mut all = fs::read_dir(dir).map_err(error::io("list directory", dir))?.map(modified);
+    all.try_fold(never, |newest, it| it.map(|it| newest.max(it)))
+        .map_err(error::io("look at the files in", dir))
+}
+
+/// Where a log goes on behind, as a node that starts finds it (`server/opening.rs`): what it has
+/// before the end of the snapshot counts no more, also if it is of a later term.
+fn ends(log: Option<LogId>, covered: Option<LogId>) -> Option<LogId> {
+    let is_further = |covered: &LogId| Some(covered.index()) > log.map(|last| last.index());
+    covered.filter(is_further).or(log)
+}
+
+/// Copies the log of a data directory; when the newest of its files was written.
+fn copy_log(dir: &Path, scratch: &Path) -> Result<SystemTime, RescueError> {
     let mut written = SystemTime::UNIX_EPOCH;
-    let mut folders: Vec<(PathBuf, PathBuf)> = vec![(from.to_owned(), to.to_owned())];
+    let mut folders: Vec<(PathBuf, PathBuf)> = vec![(dir.join(LOG), scratch.to_owned())];
     while let Some((from, to)) = folders.pop() {
-        fs::create_dir_all(&to).map_err(error::io("create directory", &to))?;
+        fs::create_dir_all(&to).map_err(RescueError::copy(dir, &to))?;
         for item in fs::read_dir(&from).map_err(error::io("list directory", &from))? {
             let path = item.map_err(error::io("list directory", &from))?.path();
             let target = to.join(path.file_name().unwrap_or_default());
@@ -196,15 +229,29 @@ fn copy(from: &Path, to: &Path) -> Result<SystemTime, RescueError> {
                 folders.push((path, target));
                 continue;
             }
-            let read = error::io("read", &path);
-            let (mut source, mut out) = (
-                File::open(&path).map_err(read)?,
-                File::create(&target).map_err(error::io("create", &target))?,
-            );
+            let source = File::open(&path).map_err(error::io("read", &path))?;
             let modified = source.metadata().and_then(|found| found.modified());
             written = written.max(modified.map_err(error::io("look at", &path))?);
-            std::io::copy(&mut source, &mut out).map_err(error::io("copy", &path))?;
+            copy_file(dir, (source, &path), &target)?;
         }
     }
     Ok(written)
 }
+
+/// By hand: whichever of the two disks fails is named.
+fn copy_file(dir: &Path, from: (File, &Path), to: &Path) -> Result<(), RescueError> {
+    let (source, path) = from;
+    let mut copy = File::create(to).map_err(RescueError::copy(dir, to))?;
+    let mut bytes = Vec::new();
+    loop {
+        bytes.clear();
+        let read = (&source).take(COPIED_AT_ONCE).read_to_end(&mut bytes);
+        if read.map_err(error::io("read", path))? == 0 {
+            return Ok(());
+        }
+        copy.write_all(&bytes).map_err(RescueError::copy(dir, to))?;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,9 +3,12 @@
 //! this cluster, nobody else would tell them that they are a second one. Each node of this cluster
 //! does so, since they may be reached from one only. And ends this node when it is told that.
 //!
-//! What is told has how long ago that was: by the wall clock, or since this node knows. A wrong
-//! wall clock matters only for a node that was started about when the recovery was made: it may be
-//! taken for one that ran already, and go on, or the other way round.
+//! What is told has how long ago that was: by the wall clock, and at least for as long as this node
+//! has known it. So this asks for right clocks: of whoever recovered, then, and of each node that
+//! tells, now. If the first was behind, or the second is ahead, nodes that ran already when the
+//! recovery was made end, also a majority. `recover` refuses a clock that is behind what was
+//! written last. If the first was ahead, or the second is behind, nodes that were started later,
+//! but before every node of this cluster that tells them, go on, until they are started again.
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -54,6 +54,8 @@ pub(super) struct AsOf {
     pub(super) age_ms: u64,
     /// The same as a moment, ms since 1970; 0: nobody knows.
     taken_ms: u64,
+    /// When it was asked for.
+    begun: Instant,
     /// A quorum has said so, and nobody has to look at how old it is.
     is_confirmed: bool,
 }
@@ -68,18 +70,18 @@ impl AsOf {
         local: bool,
         deadline: Instant,
     ) -> Result<Self, CallError> {
-        let now_ms = wall::since_1970().as_millis() as u64;
+        let (begun, now_ms) = (Instant::now(), wall::since_1970().as_millis() as u64);
         if local {
             node.check_member()?;
             let age_ms = node.age_ms();
             let is_known = age_ms != u64::MAX;
             let taken_ms = if is_known { now_ms.saturating_sub(age_ms) } else { 0 };
-            return Ok(Self { age_ms, taken_ms, is_confirmed: false });
+            return Ok(Self { age_ms, taken_ms, begun, is_confirmed: false });
         }
         // As long as any read; what is left is for the snapshot.
         let deadline = deadline.min(Instant::now() + node.tunables().request_timeout());
         match node.read(Consistency::Linearizable, 0, deadline).await {
-            Ok(_) => Ok(Self { age_ms: 0, taken_ms: now_ms, is_confirmed: true }),
+            Ok(_) => Ok(Self { age_ms: 0, taken_ms: now_ms, begun, is_confirmed: true }),
             Err(why) if why.is_late() => Err(CallError::BackupUnconfirmed(why)),
             Err(why) => Err(why.into()),
         }
@@ -115,8 +117,7 @@ impl Sending {
     /// All of it has gone. One that may be old is not to quiet those who look for a backup.
     fn done(&self) {
         if self.as_of.is_confirmed {
-            self.node.meters().backup_time.set(self.as_of.taken_ms as f64 / 1_000.0);
-            self.node.seen().backup_taken();
+            self.node.seen().backup_taken(self.as_of.begun);
         }
     }
 

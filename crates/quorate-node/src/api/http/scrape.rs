@@ -12,6 +12,7 @@ use rustix::process::{Resource, getrlimit};
 use crate::api::http::Observed;
 use crate::meters::{Build, Certificate, Meters, OfService, SERVICES_MAX};
 use crate::node::Node;
+use crate::wall;
 
 /// All metrics of a node as they are now.
 pub(super) fn text(observed: &Observed) -> String {
@@ -104,6 +105,10 @@ fn of_log(meters: &Meters, observed: &Observed) {
         let since = written.duration_since(UNIX_EPOCH).unwrap_or_default();
         meters.snapshot_time.set(since.as_secs_f64());
         set(&meters.snapshot_bytes, bytes);
+    }
+    // By the clock of now: one that was ahead then would quiet the alert for as long.
+    if let Some(age) = observed.node.seen().backup_age() {
+        meters.backup_time.set(wall::since_1970().saturating_sub(age).as_secs_f64());
     }
     let bounds = FLUSH_BOUNDS.iter().map(Duration::as_secs_f64).chain([f64::MAX]);
     meters.log_flush.set(stats.flush_time.as_secs_f64(), bounds.zip(stats.flushes_within));
