@@ -2,6 +2,8 @@
 //! has to know of its disk, its certificate, its callers. Only looks; what is done about it is done
 //! elsewhere.
 
+mod refusal;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
@@ -17,17 +19,16 @@ use crate::node::Node;
 use crate::node::own_files::OwnFiles;
 use crate::types::{LogStore, TypeConfig};
 
+pub(crate) use crate::node::condition::refusal::{Obstacle, Refusal};
+
 /// What is counted of late, is of this long to twice as long.
 const COUNTED: Duration = Duration::from_secs(60);
 
 /// A learner whose state is older than this has not caught up, ms.
 const CAUGHT_UP_MS: u64 = 5_000;
 
-/// A leader whose registry time stands still for longer commits nothing: an election and its grace
-/// take less.
-const HELD_MAX: Duration = Duration::from_secs(5);
-
-/// Of what another node said when this one asked to be taken in, this many characters are kept.
+/// Of what another node said when this one asked to be taken in, and of why writes are refused,
+/// this many characters are kept.
 const TOLD_MAX: usize = 300;
 
 /// This node's place in its cluster. Nodes send it to each other: a number stays what it is.
@@ -88,6 +89,10 @@ pub(crate) struct Condition {
     pub(crate) connections_per_address_max: u64,
     #[prost(btree_map = "string, string", tag = "20")]
     pub(crate) open_files: BTreeMap<String, String>,
+    #[prost(enumeration = "Refusal", tag = "21")]
+    pub(crate) writes_refused: i32,
+    #[prost(string, tag = "22")]
+    pub(crate) writes_refused_why: String,
 }
 
 /// What a node looks at to say how it is.
@@ -113,6 +118,8 @@ pub(crate) struct Seen {
     refusal: Mutex<String>,
     /// The founders that did not answer when they were asked last.
     silent: Mutex<String>,
+    /// When this node, as leader, last refused a write for the size of the registry.
+    state_full: Mutex<Option<Instant>>,
     counted: Mutex<Option<[Counts; 2]>>,
 }
 
@@ -172,6 +179,17 @@ impl Seen {
         self.silent.lock().expect("invariant: nothing panics under this lock").clone()
     }
 
+    /// This node, as leader, has refused a write for the size of the registry.
+    pub(super) fn state_is_full(&self) {
+        *self.state_full.lock().expect("invariant: nothing panics under this lock") =
+            Some(Instant::now());
+    }
+
+    fn state_full(&self) -> Option<Duration> {
+        let refused = *self.state_full.lock().expect("invariant: nothing panics under this lock");
+        refused.map(|at| at.elapsed())
+    }
+
     fn backup_age(&self) -> Option<Duration> {
         let taken = *self.backup.lock().expect("invariant: nothing panics under this lock");
         taken.map(|at| at.elapsed())
@@ -199,14 +217,6 @@ impl Counts {
     }
 }
 
-/// Why a node takes no write.
-#[derive(Debug)]
-pub(crate) struct Obstacle {
-    pub(crate) whole: String,
-    /// Without numbers, names of files and what the system says of them.
-    pub(crate) to_strangers: &'static str,
-}
-
 impl Node {
     /// Where the tasks of this node say what its condition is made of.
     pub(crate) fn seen(&self) -> &Seen {
@@ -225,21 +235,6 @@ impl Node {
         Counts { at: Instant::now(), syncs, watch_resets, probes_refused }
     }
 
-    /// Why no write can be taken here.
-    pub(crate) fn write_obstacle(&self) -> Option<Obstacle> {
-        if let Err(full) = self.disk().check() {
-            return Some(Obstacle { to_strangers: "its disk is full", whole: full.to_string() });
-        }
-        let (held, to_strangers) = (self.clock_held(), "it commits nothing");
-        if held > HELD_MAX {
-            let whole = format!("it leads, and has committed nothing for {} s", held.as_secs());
-            return Some(Obstacle { to_strangers, whole });
-        }
-        let unwritten = self.audit().check().err()?;
-        let to_strangers = "its audit log cannot be written";
-        Some(Obstacle { to_strangers, whole: unwritten.to_string() })
-    }
-
     /// For how long registry time has stood still, where this node leads.
     fn clock_held(&self) -> Duration {
         if self.leads() { self.clock().held(self.term()) } else { Duration::ZERO }
@@ -254,6 +249,7 @@ impl Node {
         let (now, before) = (self.counts(), self.seen().before(|| self.counts()));
         let late = now.since(&before);
         let tls = vitals.tls.as_ref();
+        let refusal = self.refusals().into_iter().next();
         let busiest = self.seen().connections.get().map(|of| of.busiest()).unwrap_or_default();
         Condition {
             standing: standing.into(),
@@ -276,6 +272,10 @@ impl Node {
             busiest_calls: busiest.calls as u64,
             connections_per_address_max: self.tunables().connections_per_address_max as u64,
             open_files,
+            writes_refused: refusal.as_ref().map_or(Refusal::Unknown, |it| it.kind).into(),
+            writes_refused_why: refusal
+                .map(|it| it.whole.chars().take(TOLD_MAX).collect())
+                .unwrap_or_default(),
         }
     }
 

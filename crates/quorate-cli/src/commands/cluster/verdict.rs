@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use quorate_client::{MemberRole, MemberStatus, Standing};
+use quorate_client::{Condition, MemberRole, MemberStatus, Standing, WritesRefused};
 use quorate_proto::v1::StatusResponse;
 
 use crate::commands::cluster::status::ends as ends_in;
@@ -13,6 +13,7 @@ use crate::commands::view::View;
 pub(super) enum Health {
     Ok,
     Degraded,
+    NoWrites,
     NoQuorum,
 }
 
@@ -21,6 +22,7 @@ impl Health {
         match self {
             Self::Ok => "OK",
             Self::Degraded => "DEGRADED",
+            Self::NoWrites => "NO WRITES",
             Self::NoQuorum => "NO QUORUM",
         }
     }
@@ -30,7 +32,7 @@ impl Health {
         match self {
             Self::Ok => 0,
             Self::Degraded => 1,
-            Self::NoQuorum => 2,
+            Self::NoWrites | Self::NoQuorum => 2,
         }
     }
 }
@@ -83,6 +85,9 @@ pub(super) fn verdict(view: &View, faults: &[String]) -> Verdict {
                 .to_owned(),
         };
     };
+    if let Some((meaning, next)) = no_writes(status) {
+        return Verdict { health: Health::NoWrites, meaning, next };
+    }
     let down = (answer < all).then(|| {
         (
             format!(
@@ -98,6 +103,7 @@ pub(super) fn verdict(view: &View, faults: &[String]) -> Verdict {
     let (meaning, next) = disagree(status)
         .map(of_states)
         .or_else(|| of_disks(status, leader))
+        .or_else(|| of_refused(status))
         .or(down)
         .or_else(|| (!faults.is_empty()).then(|| of_faults(faults)))
         .or_else(|| of_members(status))
@@ -120,7 +126,18 @@ pub(in crate::commands) fn leader(status: &StatusResponse) -> Option<u64> {
     (id != 0).then_some(id)
 }
 
+/// Why a member refuses writes, if it does.
+pub(in crate::commands) fn refusal(status: &MemberStatus) -> WritesRefused {
+    status.condition.as_ref().map_or(WritesRefused::Unspecified, Condition::writes_refused)
+}
+
 type Found = (String, String);
+
+/// What to do about an audit log that cannot be written.
+pub(in crate::commands) const AUDIT_NEXT: &str = "make room for that file, or let the node write it; it goes on by itself (docs/operations.md#writes-that-are-refused)";
+/// What to do about a registry that has its size.
+pub(in crate::commands) const FULL_NEXT: &str =
+    "`quorate services` says who has so many instances; docs/operations.md#a-full-registry";
 
 /// Where no member answers: nothing is known of the cluster.
 fn of_strangers(view: &View) -> Option<Verdict> {
@@ -172,6 +189,42 @@ fn of_disks(status: &StatusResponse, leader: u64) -> Option<Found> {
         false => format!("the disk of node {nodes} is nearly full: writes may be refused"),
     };
     Some((meaning, "make room there; it goes on by itself".to_owned()))
+}
+
+/// Where every node that answers refuses all writes.
+fn no_writes(status: &StatusResponse) -> Option<Found> {
+    let up: Vec<_> = status.members.iter().filter(|it| it.reachable).collect();
+    let refuse = |why| up.iter().filter(move |it| refusal(it) == why);
+    // Only a leader says so.
+    if let Some(leader) = refuse(WritesRefused::DiskFloor).next() {
+        let why = "has less free than a quarter of its reserve: nothing is written, and no lease ends";
+        let meaning = format!("the disk of node {}, which leads, {why}", id(leader));
+        let next = "make room there; it goes on by itself (docs/operations.md#a-full-disk)";
+        return Some((meaning, next.to_owned()));
+    }
+    let all_refuse = !up.is_empty() && refuse(WritesRefused::Audit).count() == up.len();
+    all_refuse.then(|| {
+        let why = up.first().map_or("", |it| why(it));
+        (format!("every node that answers refuses writes: {why}"), AUDIT_NEXT.to_owned())
+    })
+}
+
+/// In the node's own words.
+pub(in crate::commands) fn why(status: &MemberStatus) -> &str {
+    status.condition.as_ref().map_or("", |it| it.writes_refused_why.as_str())
+}
+
+/// Where some writes are refused. Of disks and of time that stands still, others tell.
+fn of_refused(status: &StatusResponse) -> Option<Found> {
+    let refuse = |why| status.members.iter().filter(move |it| it.reachable && refusal(it) == why);
+    let audit = refuse(WritesRefused::Audit).map(|it| {
+        let meaning = format!("node {} refuses the writes that come to it: {}", id(it), why(it));
+        (meaning, AUDIT_NEXT.to_owned())
+    });
+    let full = refuse(WritesRefused::StateFull).map(|it| {
+        (format!("registrations are refused, the rest goes on: {}", why(it)), FULL_NEXT.to_owned())
+    });
+    audit.chain(full).next()
 }
 
 fn of_faults(faults: &[String]) -> Found {

@@ -1,6 +1,6 @@
 //! What one line says of each kind of trouble.
 
-use quorate_client::{Condition, Member, ResponseHeader, Standing};
+use quorate_client::{Condition, Member, ResponseHeader, Standing, WritesRefused};
 
 use super::*;
 
@@ -121,4 +121,65 @@ fn a_node_that_is_no_member_speaks_for_itself_only() {
         assert_eq!(is_of_strangers, standing != Standing::Waiting, "{standing:?}");
     }
     assert!(!View::of(status(1, &[true, false, false])).is_of_strangers());
+}
+
+/// These members of three, of which node 2 leads, refuse writes for this reason.
+fn refusing(ids: &[u64], why: WritesRefused) -> StatusResponse {
+    let mut status = status(2, &[true; 3]);
+    for member in status.members.iter_mut().filter(|it| ids.contains(&id(it))) {
+        let mut condition =
+            Condition { writes_refused_why: "why".to_owned(), ..Default::default() };
+        condition.set_writes_refused(why);
+        member.condition = Some(condition);
+    }
+    status
+}
+
+#[test]
+fn writes_that_are_refused_are_told_whatever_else_there_is() {
+    for (ids, why, health, meaning, next) in [
+        (
+            &[2][..],
+            WritesRefused::DiskFloor,
+            Health::NoWrites,
+            "node 2, which leads, has less free than a quarter of its reserve: nothing is written, and no lease ends",
+            "#a-full-disk",
+        ),
+        (
+            &[1, 2, 3],
+            WritesRefused::Audit,
+            Health::NoWrites,
+            "every node that answers refuses writes: why",
+            "#writes-that-are-refused",
+        ),
+        (
+            &[3],
+            WritesRefused::Audit,
+            Health::Degraded,
+            "node 3 refuses the writes that come to it: why",
+            "#writes-that-are-refused",
+        ),
+        (
+            &[2],
+            WritesRefused::StateFull,
+            Health::Degraded,
+            "registrations are refused, the rest goes on: why",
+            "#a-full-registry",
+        ),
+    ] {
+        let mut refusing = refusing(ids, why);
+        // As all of them say on a full disk.
+        if why == WritesRefused::DiskFloor {
+            refusing.members.iter_mut().for_each(|it| it.disk_low = true);
+        }
+        for faults in [vec![], vec!["node 3 lags".to_owned()]] {
+            let found = verdict(&View::of(refusing.clone()), &faults);
+            assert_eq!(found.health, health, "{found:?}");
+            assert!(found.meaning.contains(meaning) && found.next.contains(next), "{found:?}");
+        }
+    }
+    let stalled = refusing(&[2], WritesRefused::Stalled);
+    assert_eq!(verdict(&View::of(stalled), &[]).health, Health::Ok, "its clock tells");
+    assert_eq!([Health::NoWrites.code(), Health::Degraded.code()], [2, 1]);
+    assert_eq!(Health::NoWrites.word(), "NO WRITES");
 }
