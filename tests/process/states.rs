@@ -202,7 +202,8 @@ fn each_of_fifteen_states_is_shown() {
     assert_eq!(names.len(), 15);
     // However rustfmt breaks the lines.
     let closed_up = |text: &str| text.split_whitespace().collect::<String>();
-    let source = closed_up(include_str!("states.rs")) + &closed_up(include_str!("states/refused.rs"));
+    let source =
+        closed_up(include_str!("states.rs")) + &closed_up(include_str!("states/refused.rs"));
     let is_shown = |name: &&str| source.contains(&closed_up(&format!(".shows(\"{name}\",")));
     let not_shown: Vec<_> = names.into_iter().filter(|name| !is_shown(name)).collect();
     assert!(not_shown.is_empty(), "no test brings a cluster into these: {not_shown:?}");

@@ -71,8 +71,8 @@ async fn a_full_registry_shows_everywhere() {
     let at = Where { about: leader, scraped: leader, targets: vec![0, 1, 2], asked };
     // Somebody goes on trying.
     let trying = async {
-        loop {
-            let _refused = node.register("new", "a", TTL).await;
+        for at in 0.. {
+            let _refused = node.register("many", &format!("more-{at}"), TTL).await;
             time_passes(REGISTERS_EVERY).await;
         }
     };

@@ -6,7 +6,7 @@ use quorate_client::{Condition, MemberRole, MemberStatus, Standing, WritesRefuse
 use quorate_proto::v1::StatusResponse;
 
 use crate::commands::cluster::status::ends as ends_in;
-use crate::commands::view::View;
+use crate::commands::view::{View, several_clusters};
 
 /// How a cluster is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,8 +100,9 @@ pub(super) fn verdict(view: &View, faults: &[String]) -> Verdict {
         )
     });
     let is_ok = || (format!("node {leader} leads, {answer} of {all} voters answer"), String::new());
-    let (meaning, next) = disagree(status)
-        .map(of_states)
+    let (meaning, next) = several_clusters(view)
+        .map(|(meaning, next)| (meaning, next.to_owned()))
+        .or_else(|| disagree(status).map(of_states))
         .or_else(|| of_disks(status, leader))
         .or_else(|| of_refused(status))
         .or(down)
@@ -197,7 +198,8 @@ fn no_writes(status: &StatusResponse) -> Option<Found> {
     let refuse = |why| up.iter().filter(move |it| refusal(it) == why);
     // Only a leader says so.
     if let Some(leader) = refuse(WritesRefused::DiskFloor).next() {
-        let why = "has less free than a quarter of its reserve: nothing is written, and no lease ends";
+        let why =
+            "has less free than a quarter of its reserve: nothing is written, and no lease ends";
         let meaning = format!("the disk of node {}, which leads, {why}", id(leader));
         let next = "make room there; it goes on by itself (docs/operations.md#a-full-disk)";
         return Some((meaning, next.to_owned()));

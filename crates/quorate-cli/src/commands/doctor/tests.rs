@@ -130,6 +130,10 @@ fn the_quorum_and_what_is_missing_to_it() {
         facts.view.twins = vec![(2, ["a:1", "b:1"].map(str::to_owned))];
     });
     finds(&twins, "quorum", Severity::Critical, &["two nodes have id 2: a:1 and b:1"]);
+    let two = with(|facts| {
+        facts.view.clusters = [(7, "a:1".to_owned()), (8, "b:1".to_owned())].into();
+    });
+    finds(&two, "quorum", Severity::Critical, &["different clusters: 0000000000000007 (a:1) and"]);
     let leaderless = with(|facts| facts.view.status.header.as_mut().unwrap().leader_id = 0);
     finds(&leaderless, "quorum", Severity::Critical, &["no node leads"]);
     let even = with(|facts| facts.view.status.members.push(member(4)));
@@ -258,7 +262,12 @@ fn what_refuses_writes() {
         })
     };
     let audit = refuses(3, WritesRefused::Audit);
-    finds(&audit, "writes", Severity::Critical, &["node 3 refuses the writes that come to it: why"]);
+    finds(
+        &audit,
+        "writes",
+        Severity::Critical,
+        &["node 3 refuses the writes that come to it: why"],
+    );
     let full = refuses(1, WritesRefused::StateFull);
     finds(&full, "writes", Severity::Critical, &["registrations are refused", "goes on: why"]);
     // The clock tells of that.

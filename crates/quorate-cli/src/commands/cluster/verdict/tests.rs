@@ -183,3 +183,12 @@ fn writes_that_are_refused_are_told_whatever_else_there_is() {
     assert_eq!([Health::NoWrites.code(), Health::Degraded.code()], [2, 1]);
     assert_eq!(Health::NoWrites.word(), "NO WRITES");
 }
+
+#[test]
+fn two_clusters_are_not_well() {
+    let mut view = View::of(status(2, &[true; 3]));
+    view.clusters = [(7, "a:1".to_owned()), (8, "b:1".to_owned())].into();
+    let found = verdict(&view, &[]);
+    assert_eq!(found.health, Health::Degraded);
+    assert!(found.meaning.contains("different clusters") && !found.next.is_empty(), "{found:?}");
+}

@@ -11,7 +11,7 @@ use super::super::findings::{Found, Severity};
 use super::answering;
 use crate::commands::cluster::verdict::{LAG_MAX, id, leader, votes};
 use crate::commands::rescue::ago;
-use crate::commands::view::standing;
+use crate::commands::view::{several_clusters, standing};
 
 /// Entries since the newest snapshot, of which one is made every 50,000, unless configured.
 const SNAPSHOT_DUE: u64 = 200_000;
@@ -66,6 +66,9 @@ pub(super) fn quorum(facts: &Facts, found: &mut Found) -> Result<(), String> {
             format!("{all} voters survive no more failures than {} would", all - 1),
             "add one: `quorate cluster add ID ADDRESS`; or take one out: `quorate cluster remove ID`",
         );
+    }
+    if let Some((meaning, next)) = several_clusters(&facts.view) {
+        found.of_all(Severity::Critical, meaning, next);
     }
     members(facts, found, is_led);
     Ok(())
