@@ -58,11 +58,11 @@ const CERTIFICATE_ENDS_S: i64 = 7 * 86_400;
 pub(super) fn verdict(view: &View, faults: &[String]) -> Verdict {
     let status = &view.status;
     let voters: Vec<_> = status.members.iter().filter(|status| votes(status)).collect();
-    let silent: Vec<String> =
-        voters.iter().filter(|it| !it.reachable).map(|it| id(it).to_string()).collect();
+    let silent: Vec<&MemberStatus> = voters.iter().filter(|it| !it.reachable).copied().collect();
     let (all, answer) = (voters.len(), voters.len() - silent.len());
+    let by_tls = by_certificates(status, &silent);
     let needed = all / 2 + 1;
-    let silent = silent.join(", ");
+    let silent = silent.iter().map(|it| id(it).to_string()).collect::<Vec<_>>().join(", ");
     if let Some(verdict) = of_strangers(view) {
         return verdict;
     }
@@ -72,8 +72,9 @@ pub(super) fn verdict(view: &View, faults: &[String]) -> Verdict {
             meaning: format!(
                 "{answer} of {all} voters answer, {needed} are needed: no writes; local reads go on, and nothing expires"
             ),
-            next: format!(
-                "start node {silent} again; only if their disks are lost for good: `quorate recover` (docs/operations.md)"
+            next: by_tls.map_or_else(
+                || format!("start node {silent} again; only if their disks are lost for good: `quorate recover` (docs/operations.md)"),
+                str::to_owned,
             ),
         };
     }
@@ -94,8 +95,9 @@ pub(super) fn verdict(view: &View, faults: &[String]) -> Verdict {
                 "{answer} of {all} voters answer: all goes on, and so it does with {} more down",
                 answer - needed
             ),
-            format!(
-                "start node {silent} again, or replace it: `quorate cluster replace {silent} NEW-ID ADDRESS`"
+            by_tls.map_or_else(
+                || format!("start node {silent} again, or replace it: `quorate cluster replace {silent} NEW-ID ADDRESS`"),
+                str::to_owned,
             ),
         )
     });
@@ -130,6 +132,19 @@ pub(in crate::commands) fn leader(status: &StatusResponse) -> Option<u64> {
 /// Why a member refuses writes, if it does.
 pub(in crate::commands) fn refusal(status: &MemberStatus) -> WritesRefused {
     status.condition.as_ref().map_or(WritesRefused::Unspecified, Condition::writes_refused)
+}
+
+/// What to do where nodes do not answer for their certificates' sake, or for a clock's: they run,
+/// and nothing of them is lost.
+pub(in crate::commands) fn by_certificates(
+    status: &StatusResponse,
+    silent: &[&MemberStatus],
+) -> Option<&'static str> {
+    let says = |it: &&MemberStatus| it.error.contains("certificate") || it.error.contains("TLS");
+    let own = status.condition.as_ref().and_then(|own| own.certificate_ends_in_s);
+    (!silent.is_empty() && (silent.iter().any(says) || own.is_some_and(|left| left < 0))).then_some(
+        "look at the certificates and at the clocks of the nodes, which may all run (docs/operations.md#certificates-that-have-ended, #a-wrong-clock)",
+    )
 }
 
 type Found = (String, String);

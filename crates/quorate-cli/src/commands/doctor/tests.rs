@@ -126,6 +126,16 @@ fn the_quorum_and_what_is_missing_to_it() {
         let text = format!("{}; {}", finding.meaning, finding.next);
         assert!(!text.contains("replace") && !text.contains("more may fail"), "{text}");
     }
+    let by_tls = |ids: &[usize]| {
+        let mut facts = down(ids);
+        facts.view.status.members[2].error = "its certificate is not taken: expired".to_owned();
+        diagnose(&facts)
+    };
+    for finding in [by_tls(&[3]), by_tls(&[2, 3])].iter().flat_map(|it| &it.findings) {
+        let next = &finding.next;
+        assert!(next.contains("#certificates-that-have-ended, #a-wrong-clock"), "{next}");
+        assert!(!next.contains("recover") && !next.contains("replace"), "{next}");
+    }
     let twins = with(|facts| {
         facts.view.twins = vec![(2, ["a:1", "b:1"].map(str::to_owned))];
     });

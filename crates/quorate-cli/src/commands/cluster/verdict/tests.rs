@@ -192,3 +192,29 @@ fn two_clusters_are_not_well() {
     assert_eq!(found.health, Health::Degraded);
     assert!(found.meaning.contains("different clusters") && !found.next.is_empty(), "{found:?}");
 }
+
+/// They run, and nothing of them is lost.
+#[test]
+fn nodes_whose_certificates_are_refused_are_not_taken_for_lost() {
+    let refused = "it does not take this node's certificate (CertificateExpired): its log says why";
+    for reachable in [[true, false, false], [true, true, false]] {
+        let plain = status(1, &reachable);
+        let mut told = plain.clone();
+        told.members[2].error = refused.to_owned();
+        let mut own = plain.clone();
+        let certificate_ends_in_s = Some(-1);
+        own.condition = Some(Condition { certificate_ends_in_s, ..Default::default() });
+        for (status, by_tls) in [(plain, false), (told, true), (own, true)] {
+            let next = verdict(&View::of(status), &[]).next;
+            let leads_there = ["#certificates-that-have-ended", "#a-wrong-clock"]
+                .iter()
+                .all(|it| next.contains(it));
+            assert_eq!(leads_there, by_tls, "{next}");
+            assert_eq!(next.contains("recover") || next.contains("replace"), !by_tls, "{next}");
+        }
+    }
+    let mut all_answer = status(1, &[true; 3]);
+    let certificate_ends_in_s = Some(-1);
+    all_answer.condition = Some(Condition { certificate_ends_in_s, ..Default::default() });
+    assert_eq!(verdict(&View::of(all_answer), &[]).health, Health::Ok, "its own row tells");
+}
