@@ -8,13 +8,14 @@ mod findings;
 use serde_json::{Value, json};
 
 use crate::args::DoctorArgs;
+use crate::commands::cluster::verdict::AS_FAR;
 use crate::connect::{Stay, client};
 use crate::failure::Failure;
 use crate::output::{self, Format};
 use crate::patience::{told, trying};
 
 use self::facts::{Facts, gather};
-use self::findings::{Diagnosis, Severity, diagnose};
+use self::findings::{Diagnosis, RIGHTS, Severity, diagnose};
 
 pub(crate) async fn run(args: DoctorArgs) -> Result<(), Failure> {
     let client_args = args.client;
@@ -57,6 +58,9 @@ fn lines(diagnosis: &Diagnosis) -> Vec<String> {
         false => format!("{looked} of {} checks", checks::CHECKS.len()),
     };
     let mut lines = vec![match counts.as_str() {
+        "" if left_out.iter().any(|left| left.why == RIGHTS) => {
+            format!("{AS_FAR}: {looked} found nothing")
+        }
         "" => format!("OK: {looked} found nothing"),
         counts => format!("{looked}: {counts}"),
     }];

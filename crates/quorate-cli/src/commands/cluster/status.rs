@@ -127,7 +127,7 @@ fn show(view: &View, verdict: &Verdict, args: &ClientArgs) -> Result<(), Failure
     match args.output {
         Format::Json => output::json(&as_json(view, verdict))?,
         Format::Table => {
-            output::line(&format!("{}: {}", verdict.health.word(), verdict.meaning))?;
+            output::line(&verdict.line(view.status.partial))?;
             if !verdict.next.is_empty() {
                 output::line(&format!("  next: {}", verdict.next))?;
             }

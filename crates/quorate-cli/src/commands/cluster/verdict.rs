@@ -17,6 +17,17 @@ pub(super) enum Health {
     NoQuorum,
 }
 
+impl Verdict {
+    /// The first line; `partial`: of the view that it is on.
+    pub(super) fn line(&self, partial: bool) -> String {
+        let word = match self.health {
+            Health::Ok if partial => AS_FAR,
+            health => health.word(),
+        };
+        format!("{word}: {}", self.meaning)
+    }
+}
+
 impl Health {
     pub(super) fn word(self) -> &'static str {
         match self {
@@ -36,6 +47,11 @@ impl Health {
         }
     }
 }
+
+/// What others say of an OK that is not about all there is.
+pub(in crate::commands) const AS_FAR: &str = "OK as far as this caller may see";
+/// Who sees all.
+pub(in crate::commands) const RIGHTS: &str = "takes the role operator, or to read all namespaces";
 
 /// How it is, what that means, and what to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -112,6 +128,10 @@ pub(super) fn verdict(view: &View, faults: &[String]) -> Verdict {
         .or_else(|| of_members(status))
         .unwrap_or_else(is_ok);
     let health = if next.is_empty() { Health::Ok } else { Health::Degraded };
+    let next = match health {
+        Health::Ok if status.partial => format!("to see the rest {RIGHTS}"),
+        _ => next,
+    };
     Verdict { health, meaning, next }
 }
 

@@ -218,3 +218,18 @@ fn nodes_whose_certificates_are_refused_are_not_taken_for_lost() {
     all_answer.condition = Some(Condition { certificate_ends_in_s, ..Default::default() });
     assert_eq!(verdict(&View::of(all_answer), &[]).health, Health::Ok, "its own row tells");
 }
+
+#[test]
+fn an_ok_of_a_part_is_not_one_of_all() {
+    let whole = status(2, &[true; 3]);
+    let partial = StatusResponse { partial: true, ..whole.clone() };
+    let found = verdict(&View::of(partial), &[]);
+    assert_eq!((found.health, found.health.code()), (Health::Ok, 0));
+    assert!(found.line(true).starts_with("OK as far as this caller may see: node 2 leads"));
+    assert!(found.next.contains("the role operator, or to read all namespaces"), "{found:?}");
+    let found = verdict(&View::of(whole), &[]);
+    assert!(found.line(false).starts_with("OK: node 2 leads") && found.next.is_empty());
+    let down = StatusResponse { partial: true, ..status(2, &[true, true, false]) };
+    let found = verdict(&View::of(down), &[]);
+    assert!(found.line(true).starts_with("DEGRADED: 2 of 3"), "that is seen: {found:?}");
+}
