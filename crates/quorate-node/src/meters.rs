@@ -245,7 +245,7 @@ meters! {
     applied_index: Gauge = Gauge::default(),
         "quorate_raft_applied_index", "The last index that this node has applied";
     peer_rtt: Family<OfPeer, Histogram> = Family::new_with_constructor(seconds),
-        "quorate_peer_rtt_seconds", "Of a leader: from a heartbeat to a node to its answer";
+        "quorate_peer_rtt_seconds", "Of a leader: from a heartbeat to a node to its answer; one that is given up, after the interval of heartbeats (80 ms), counts as long as that";
     commit_seconds: Histogram = seconds(),
         "quorate_commit_seconds", "Of a leader: from a write that is handed in to its answer, applied";
     proposals_failed: Family<Reason, Counter> = Family::default(),
