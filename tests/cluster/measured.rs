@@ -319,10 +319,19 @@ async fn a_leader_says_how_many_members_disagree_with_it() {
     })
     .await;
     assert_eq!(sum(&cluster, "quorate_states_differ").await, 0.0);
+    let leader = cluster.leader().await;
+    let others: Vec<_> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
     for (hash, differing) in [(Some(7), 2.0), (None, 0.0)] {
         newer.values().for_each(|relay| relay.set_hash(hash));
         eventually("the leader says so", || async {
             (sum(&cluster, "quorate_states_differ").await == differing).then_some(())
+        })
+        .await;
+        // In its status, too, which says which they are.
+        eventually("it names them", || async {
+            let own = cluster.own_status(leader).await?.condition?.states_differ;
+            let named = if differing > 0.0 { &others[..] } else { &[] };
+            (own == named).then_some(())
         })
         .await;
     }

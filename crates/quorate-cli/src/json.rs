@@ -118,6 +118,7 @@ pub(crate) fn condition(condition: &Condition) -> Value {
         "open_files": condition.open_files,
         "writes_refused": writes_refused(condition.writes_refused()),
         "writes_refused_why": condition.writes_refused_why,
+        "states_differ": condition.states_differ,
     })
 }
 

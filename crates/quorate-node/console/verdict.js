@@ -53,7 +53,8 @@ function disagreement({ members }) {
     const b = up.find((it) => it.state_hash_index === a.state_hash_index && it.state_hash !== a.state_hash);
     if (b) return [`Nodes ${a.id} and ${b.id} disagree: after the same entries, their states differ.`, 'Keep the data directories of all nodes and report it.'];
   }
-  return null;
+  const found = up.find((it) => it.condition.states_differ?.length);
+  return found ? [`Nodes ${found.id} and ${found.condition.states_differ[0]} disagree: after the same entries, their states differ.`, 'Keep the data directories of all nodes and report it.'] : null;
 }
 
 function disks({ members }, leader) {

@@ -4,13 +4,13 @@
 
 mod refusal;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, UNIX_EPOCH};
 
-use quorate_log::{FLUSH_BOUNDS, SnapshotStore, Stats};
+use quorate_log::{FLUSH_BOUNDS, NodeId, SnapshotStore, Stats};
 use tokio::time::Instant;
 
 use crate::net::connections::Connections;
@@ -93,6 +93,8 @@ pub(crate) struct Condition {
     pub(crate) writes_refused: i32,
     #[prost(string, tag = "22")]
     pub(crate) writes_refused_why: String,
+    #[prost(uint64, repeated, tag = "23")]
+    pub(crate) states_differ: Vec<u64>,
 }
 
 /// What a node looks at to say how it is.
@@ -120,6 +122,8 @@ pub(crate) struct Seen {
     silent: Mutex<String>,
     /// When this node, as leader, last refused a write for the size of the registry.
     state_full: Mutex<Option<Instant>>,
+    /// Members whose state was another than its own, when this node, as leader, compared them last.
+    differing: Mutex<BTreeSet<NodeId>>,
     counted: Mutex<Option<[Counts; 2]>>,
 }
 
@@ -177,6 +181,18 @@ impl Seen {
 
     fn silent(&self) -> String {
         self.silent.lock().expect("invariant: nothing panics under this lock").clone()
+    }
+
+    /// These members were found to have another state.
+    pub(crate) fn differ(&self, from_ours: &BTreeSet<NodeId>) {
+        let mut differing =
+            self.differing.lock().expect("invariant: nothing panics under this lock");
+        differing.clone_from(from_ours);
+    }
+
+    fn differing(&self) -> Vec<u64> {
+        let differing = self.differing.lock().expect("invariant: nothing panics under this lock");
+        differing.iter().map(|id| id.get()).collect()
     }
 
     /// This node, as leader, has refused a write for the size of the registry.
@@ -272,6 +288,7 @@ impl Node {
             busiest_calls: busiest.calls as u64,
             connections_per_address_max: self.tunables().connections_per_address_max as u64,
             open_files,
+            states_differ: if self.leads() { self.seen().differing() } else { Vec::new() },
             writes_refused: refusal.as_ref().map_or(Refusal::Unknown, |it| it.kind).into(),
             writes_refused_why: refusal
                 .map(|it| it.whole.chars().take(TOLD_MAX).collect())

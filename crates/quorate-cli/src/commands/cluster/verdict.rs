@@ -193,14 +193,22 @@ fn of_strangers(view: &View) -> Option<Verdict> {
     Some(Verdict { health: Health::NoQuorum, meaning, next: next.to_owned() })
 }
 
-/// Two members that have applied the same, and have different states.
+/// Two members that have applied the same, and have different states. Leaders remember more of
+/// their own than they tell, and so find it also while much is written.
 pub(super) fn disagree(status: &StatusResponse) -> Option<(u64, u64)> {
     let up: Vec<_> = status.members.iter().filter(|member| member.reachable).collect();
     let differ = |a: &MemberStatus, b: &MemberStatus| {
         a.state_hash_index == b.state_hash_index && a.state_hash != b.state_hash
     };
     let pairs = up.iter().enumerate().flat_map(|(at, a)| up[at + 1..].iter().map(move |b| (a, b)));
-    pairs.into_iter().find(|(a, b)| differ(a, b)).map(|(a, b)| (id(a), id(b)))
+    let now = pairs.into_iter().find(|(a, b)| differ(a, b)).map(|(a, b)| (id(a), id(b)));
+    let found = up.iter().find_map(|it| Some((id(it), *differing(it).first()?)));
+    now.or(found)
+}
+
+/// The members that this one, which leads, has found to have another state than its own.
+pub(in crate::commands) fn differing(leader: &MemberStatus) -> &[u64] {
+    leader.condition.as_ref().map_or(&[], |it| it.states_differ.as_slice())
 }
 
 fn of_states((a, b): (u64, u64)) -> Found {

@@ -204,6 +204,10 @@ fn how_alike_and_how_far_the_members_are() {
     let words = ["disagree on the state at entry 59968", "[1, 2] against [3]"];
     finds(&differs, "state hash", Severity::Critical, &words);
 
+    let found = says(1, |condition| condition.states_differ = vec![2, 3]);
+    let words = ["[2, 3] had another state than node 1, which leads"];
+    finds(&found, "state hash", Severity::Critical, &words);
+
     let newer = of(3, |member| member.version = "0.2.0".to_owned());
     finds(&newer, "versions", Severity::Warning, &["0.1.0 on {1, 2}, 0.2.0 on {3}"]);
 }

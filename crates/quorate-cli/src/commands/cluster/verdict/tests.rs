@@ -95,6 +95,13 @@ fn nodes_that_disagree_are_not_well() {
     assert_eq!(found.health, Health::Degraded);
     assert!(found.meaning.contains("nodes 1 and 2 disagree"), "{found:?}");
 
+    let mut found = status(2, &[true; 3]);
+    let states_differ = vec![3];
+    found.members[1].condition = Some(Condition { states_differ, ..Default::default() });
+    let found = verdict(&View::of(found), &[]);
+    assert_eq!(found.health, Health::Degraded, "at no index of now");
+    assert!(found.meaning.contains("nodes 2 and 3 disagree"), "{found:?}");
+
     let mut behind = status(2, &[true; 3]);
     behind.members[1].state_hash = 7;
     behind.members[1].state_hash_index = 64;

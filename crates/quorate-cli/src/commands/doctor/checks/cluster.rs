@@ -9,7 +9,7 @@ use quorate_client::{MemberStatus, NodeState, Standing};
 use super::super::facts::Facts;
 use super::super::findings::{Found, Severity};
 use super::answering;
-use crate::commands::cluster::verdict::{LAG_MAX, by_certificates, id, leader, votes};
+use crate::commands::cluster::verdict::{LAG_MAX, by_certificates, differing, id, leader, votes};
 use crate::commands::rescue::ago;
 use crate::commands::view::{several_clusters, standing};
 
@@ -141,6 +141,8 @@ pub(super) fn lag(facts: &Facts, found: &mut Found) -> Result<(), String> {
     Ok(())
 }
 
+const KEEP_BOTH: &str = "keep the data directories, take a backup of each side (`quorate cluster backup FILE --nodes ITS-ADDRESS`), and report it: `quorate debug bundle FILE`";
+
 pub(super) fn hash(facts: &Facts, found: &mut Found) -> Result<(), String> {
     let mut hashes: BTreeMap<u64, BTreeMap<u64, Vec<u64>>> = BTreeMap::new();
     for (member, _) in answering(facts) {
@@ -152,8 +154,16 @@ pub(super) fn hash(facts: &Facts, found: &mut Found) -> Result<(), String> {
         found.of_all(
             Severity::Critical,
             format!("nodes disagree on the state at entry {index}: {}", sides.join(" against ")),
-            "keep the data directories, take a backup of each side (`quorate cluster backup FILE --nodes ITS-ADDRESS`), and report it: `quorate debug bundle FILE`",
+            KEEP_BOTH,
         );
+    }
+    let seen_now = hashes.values().any(|of_index| of_index.len() > 1);
+    for (leader, _) in answering(facts).filter(|(it, _)| !seen_now && !differing(it).is_empty()) {
+        let (node, others) = (id(leader), differing(leader));
+        let meaning = format!(
+            "nodes disagree: {others:?} had another state than node {node}, which leads, after the same entries"
+        );
+        found.of_all(Severity::Critical, meaning, KEEP_BOTH);
     }
     Ok(())
 }

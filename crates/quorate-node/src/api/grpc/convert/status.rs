@@ -83,6 +83,7 @@ pub(in crate::api::grpc) fn condition_to_wire(condition: &Condition) -> wire::Co
         connections_per_address_max: condition.connections_per_address_max,
         open_files: condition.open_files,
         writes_refused_why: condition.writes_refused_why,
+        states_differ: condition.states_differ,
     }
 }
 
