@@ -89,6 +89,8 @@ pub(crate) fn member_status(status: &MemberStatus) -> Value {
         "health_checks": status.health_checks,
         "recovering": status.recovering,
         "disk_low": status.disk_low,
+        "level_min": status.level_min,
+        "level_max": status.level_max,
         "condition": status.condition.as_ref().map(condition),
     })
 }

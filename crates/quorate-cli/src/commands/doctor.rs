@@ -22,14 +22,10 @@ pub(crate) async fn run(args: DoctorArgs) -> Result<(), Failure> {
     let client = client(&client_args, Stay::Once).await?;
     let facts = told(trying("doctor", &client_args), gather(&client, &client_args)).await?;
     let diagnosis = diagnose(&facts);
-    match client_args.output {
-        Format::Json => output::json(&as_json(&diagnosis))?,
-        Format::Table => {
-            for line in lines(&diagnosis) {
-                output::line(&line)?;
-            }
-        }
-    }
+    output::as_far_as_read(match client_args.output {
+        Format::Json => output::json(&as_json(&diagnosis)),
+        Format::Table => lines(&diagnosis).iter().try_for_each(|line| output::line(line)),
+    })?;
     match diagnosis.worst().map_or(0, Severity::code) {
         0 => Ok(()),
         code => Err(Failure::of_program(code)),

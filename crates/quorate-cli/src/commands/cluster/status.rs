@@ -1,6 +1,7 @@
 //! `cluster status`: how the cluster is in one line, then each member, then what else there is to
 //! know.
 
+use std::io;
 use std::time::Duration;
 
 use quorate_client::{Member, MemberRole, MemberStatus, NodeState, Standing};
@@ -40,7 +41,7 @@ pub(super) async fn run(wait: bool, exit_code: bool, args: &ClientArgs) -> Resul
     }
     // Without a goal, nobody lags.
     let verdict = verdict(&view, &lacking(&view.status, Some(0)));
-    show(&view, &verdict, args)?;
+    output::as_far_as_read(show(&view, &verdict, args))?;
     let lacking = if wait { lacking(&view.status, goal) } else { Vec::new() };
     if lacking.is_empty() {
         return match verdict.health.code() {
@@ -123,7 +124,7 @@ pub(super) fn voter_warnings(voters: usize, answer: usize) -> Vec<String> {
     warnings
 }
 
-fn show(view: &View, verdict: &Verdict, args: &ClientArgs) -> Result<(), Failure> {
+fn show(view: &View, verdict: &Verdict, args: &ClientArgs) -> io::Result<()> {
     match args.output {
         Format::Json => output::json(&as_json(view, verdict))?,
         Format::Table => {
@@ -171,6 +172,9 @@ fn as_json(view: &View, verdict: &Verdict) -> serde_json::Value {
         "instances": status.instances,
         "leases": status.leases,
         "partial": status.partial,
+        "level": status.level,
+        "level_held": status.level_held,
+        "cluster_name": status.cluster_name,
         "predecessors": status.predecessors.iter().map(json::predecessor).collect::<Vec<_>>(),
     })
 }

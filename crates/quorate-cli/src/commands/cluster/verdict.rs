@@ -78,6 +78,7 @@ pub(super) fn verdict(view: &View, faults: &[String]) -> Verdict {
     let (all, answer) = (voters.len(), voters.len() - silent.len());
     let by_tls = by_certificates(status, &silent);
     let needed = all / 2 + 1;
+    let first = silent.first().map(|it| id(it));
     let silent = silent.iter().map(|it| id(it).to_string()).collect::<Vec<_>>().join(", ");
     if let Some(verdict) = of_strangers(view) {
         return verdict;
@@ -105,17 +106,13 @@ pub(super) fn verdict(view: &View, faults: &[String]) -> Verdict {
     if let Some((meaning, next)) = no_writes(status) {
         return Verdict { health: Health::NoWrites, meaning, next };
     }
-    let down = (answer < all).then(|| {
-        (
-            format!(
-                "{answer} of {all} voters answer: all goes on, and so it does with {} more down",
-                answer - needed
-            ),
-            by_tls.map_or_else(
-                || format!("start node {silent} again, or replace it: `quorate cluster replace {silent} NEW-ID ADDRESS`"),
-                str::to_owned,
-            ),
-        )
+    let down = first.map(|first| {
+        let spare = answer - needed;
+        let meaning = format!(
+            "{answer} of {all} voters answer: all goes on, and so it does with {spare} more down"
+        );
+        let next = by_tls.map_or_else(|| start_or_replace(&silent, first), str::to_owned);
+        (meaning, next)
     });
     let is_ok = || (format!("node {leader} leads, {answer} of {all} voters answer"), String::new());
     let (meaning, next) = several_clusters(view)
@@ -133,6 +130,14 @@ pub(super) fn verdict(view: &View, faults: &[String]) -> Verdict {
         _ => next,
     };
     Verdict { health, meaning, next }
+}
+
+/// Each new one takes the place of one.
+fn start_or_replace(silent: &str, first: u64) -> String {
+    let it = if silent.contains(',') { "them, one after the other" } else { "it" };
+    format!(
+        "start node {silent} again, or replace {it}: `quorate cluster replace {first} NEW-ID ADDRESS`"
+    )
 }
 
 pub(in crate::commands) fn votes(status: &MemberStatus) -> bool {

@@ -93,7 +93,7 @@ struct ShownCondition {
     /// `null`: none.
     writes_refused: Option<&'static str>,
     writes_refused_why: String,
-    states_differ: Vec<u64>,
+    states_differ: Vec<String>,
 }
 
 impl From<StatusResponse> for ShownStatus {
@@ -198,7 +198,7 @@ impl From<Condition> for ShownCondition {
             connections_per_address_max: condition.connections_per_address_max,
             open_files: condition.open_files,
             writes_refused_why: condition.writes_refused_why,
-            states_differ: condition.states_differ,
+            states_differ: condition.states_differ.iter().map(u64::to_string).collect(),
         }
     }
 }

@@ -52,6 +52,13 @@ fn one_line_says_how_it_is_and_what_to_do() {
             "with 1 more down",
             "start node 5 again",
         ),
+        (
+            status(2, &[true, true, false, false, true]),
+            down(3),
+            Health::Degraded,
+            "with 0 more down",
+            "start node 3, 4 again, or replace them, one after the other: `quorate cluster replace 3 NEW-ID",
+        ),
         // Its leader has not noticed yet.
         (
             status(1, &[true, false, false]),
