@@ -1,6 +1,8 @@
 //! What a scrape says of that which seldom happens: watchers that fall behind, more services than
 //! are shown, probes, elections, nodes that disagree.
 
+use std::time::Duration;
+
 use quorate_proto::v1::registry_client::RegistryClient;
 use quorate_proto::v1::{
     DeregisterRequest, InstanceOverride, InstanceSpec, RegisterRequest, SetOverrideRequest,
@@ -26,6 +28,10 @@ const CHANGED: usize = 60;
 const CALLS_MAX: usize = 100;
 /// Services whose sizes are exported.
 const SHOWN: usize = 50;
+/// Of a node's answers.
+const LATE: Duration = Duration::from_millis(400);
+/// Heartbeats within a second and a half: more than a busy machine makes late by itself.
+const GIVEN_UP: f64 = 20.0;
 /// The shortest that a lease may be.
 const TTL_MIN_MS: u64 = 1_000;
 
@@ -277,6 +283,28 @@ async fn each_election_is_counted_where_it_began() {
     }
 }
 
+/// Longer than the library waits for an answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_answers_heartbeats_late_is_seen() {
+    let cluster = Cluster::start_cuttable(3, Tunables::default()).await;
+    let leader = cluster.leader().await;
+    let late = cluster.ids().into_iter().find(|id| *id != leader).unwrap();
+    let within = format!("quorate_peer_rtt_seconds_bucket{{peer=\"{late}\",le=\"0.05\"}}");
+    let all = format!("quorate_peer_rtt_seconds_count{{peer=\"{late}\"}}");
+    let longer = || async {
+        let now = metrics(&cluster, leader).await;
+        Some(now.get(&all)? - now.get(&within)?)
+    };
+    let before = eventually("heartbeats are timed", longer).await;
+    cluster.delay(late, Duration::ZERO, LATE);
+    eventually("what is given up counts", || async {
+        (longer().await? >= before + GIVEN_UP).then_some(())
+    })
+    .await;
+    let is_leader = of(&cluster, leader, "quorate_raft_is_leader").await;
+    assert_eq!(is_leader, 1.0, "the other one answers");
+}
+
 /// Each node is given another hash of the others' states than theirs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_says_how_many_members_disagree_with_it() {
@@ -292,10 +320,19 @@ async fn a_leader_says_how_many_members_disagree_with_it() {
     })
     .await;
     assert_eq!(sum(&cluster, "quorate_states_differ").await, 0.0);
+    let leader = cluster.leader().await;
+    let others: Vec<_> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
     for (hash, differing) in [(Some(7), 2.0), (None, 0.0)] {
         newer.values().for_each(|relay| relay.set_hash(hash));
         eventually("the leader says so", || async {
             (sum(&cluster, "quorate_states_differ").await == differing).then_some(())
+        })
+        .await;
+        // In its status, too, which says which they are.
+        eventually("it names them", || async {
+            let own = cluster.own_status(leader).await?.condition?.states_differ;
+            let named = if differing > 0.0 { &others[..] } else { &[] };
+            (own == named).then_some(())
         })
         .await;
     }

@@ -99,6 +99,11 @@ export const units = () => (async () => {
   same(judged([three[0], three[1], member('3', { state_hash: '2' })]), 'DEGRADED', 'a node that disagrees');
   same(judged([three[0], three[1], member('3', { disk_low: true })]), 'DEGRADED', 'a full disk');
   same(judged([member('1', { state: 'leader', version: '0.2.0' }), member('2', { version: '0.2.0' }), member('3', { version: '0.1.0' })]), 'DEGRADED', 'a node of another version');
+  const refuses = (id, writes_refused, more) => member(id, { condition: { writes_refused }, ...more });
+  same(judged([refuses('1', 'disk_floor', { disk_low: true }), three[1], three[2]]), 'NO WRITES', 'a disk at its floor');
+  same(judged([refuses('1', 'audit'), three[1], three[2]]), 'DEGRADED', 'one audit log that cannot be written');
+  same(judged(['1', '2', '3'].map((id) => refuses(id, 'audit'))), 'NO WRITES', 'no audit log that can be written');
+  same(judged([refuses('1', 'state_full'), three[1], three[2]]), 'DEGRADED', 'a full registry');
   const held = status({ members: [member('1', { state: 'leader', condition: { clock_held_ms: '9000' } })] });
   same(protection(held).includes('9 s'), true, 'registry time that stands still');
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{Permissions, set_permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -12,6 +13,7 @@ use tokio::net::TcpStream;
 use crate::cli::{Running, ask, quorate};
 use crate::cluster::{Cluster, Settings};
 use crate::ports::free_port;
+use crate::process::THIS_RELEASE;
 use crate::wait::eventually;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -136,4 +138,43 @@ async fn doctor_finds_what_everybody_can_read_of_a_nodes_files() {
         set_mode(path, mode);
     }
     assert_eq!(told().await, Vec::<Value>::new(), "a group may, and one may enter");
+}
+
+/// `| head -1` of a script that wants the code.
+async fn code_with_nobody_reading(nodes: &str, line: &str) -> i32 {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(THIS_RELEASE);
+    command.args(line.split_whitespace()).args(["--nodes", nodes, "--timeout", "20s"]);
+    command.env_clear().stdout(writer).stderr(Stdio::null());
+    let ended = tokio::task::spawn_blocking(move || command.status()).await.unwrap().unwrap();
+    ended.code().expect("it ends by itself")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_learn_all_and_the_code_also_where_nobody_reads_on() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.equal_states().await;
+    let nodes = cluster.all();
+    let status = ask(&nodes, "cluster status -o json").await.expect(0).json();
+    assert_eq!((&status["level_held"], &status["partial"]), (&false.into(), &false.into()));
+    assert_eq!(status["cluster_name"], "quorate", "{status:#}");
+    let level = status["level"].as_u64().expect("a number");
+    for member in status["members"].as_array().expect("a list") {
+        let [min, max] = ["level_min", "level_max"].map(|end| member[end].as_u64().unwrap_or(0));
+        assert!((1..=level).contains(&min) && level <= max, "{member:#}");
+    }
+    assert_eq!(code_with_nobody_reading(&nodes, "cluster status --exit-code").await, 0);
+    for at in [1, 2] {
+        cluster.nodes[at].kill();
+    }
+    let left = cluster.nodes[0].clients.clone();
+    eventually("no quorum", SOON, async || {
+        let shown = ask(&left, "cluster status --exit-code").await;
+        if shown.code == 2 { Ok(()) } else { Err(shown.out) }
+    })
+    .await;
+    for line in ["cluster status --exit-code", "cluster status --exit-code -o json", "doctor"] {
+        assert_eq!(code_with_nobody_reading(&left, line).await, 2, "{line}");
+    }
 }

@@ -361,3 +361,40 @@ async fn the_best_of_several_directories_is_taken() {
     .await;
     assert_eq!(there.into_keys().collect::<Vec<_>>(), ["kept/early", "kept/late"]);
 }
+
+/// Two people, each with another node's directory: each cluster goes on, and each node of one says
+/// that there is the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_that_are_recovered_of_one_cluster_say_so() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.equal_states().await;
+    cluster.nodes.iter_mut().for_each(|node| node.kill());
+    let mut founded = Vec::new();
+    for at in [0, 1] {
+        let dir = cluster.nodes[at].data_dir.clone();
+        let done = recover(&[&dir], &["--accept-data-loss", "-o", "json"]).await.expect(0).json();
+        founded.push(done["founded"]["cluster_id"].as_str().unwrap().to_owned());
+    }
+    for at in [0, 1] {
+        cluster.nodes[at].start();
+        cluster.leader_among(&[at]).await;
+    }
+    for (at, other) in [(0, &founded[1]), (1, &founded[0])] {
+        eventually("its log says so", LEADER_WITHIN, async || {
+            let log = cluster.nodes[at].log_text();
+            let said = log.lines().filter(|line| line.contains("two clusters were made from one"));
+            let said: Vec<_> = said.map(|line| line.contains(other.as_str())).collect();
+            if said == [true] { Ok(()) } else { Err(log) }
+        })
+        .await;
+    }
+    let both = [0, 1].map(|at| cluster.nodes[at].clients.clone()).join(",");
+    let words = ["of different clusters", founded[0].as_str(), founded[1].as_str()];
+    let status = ask(&both, "cluster status --exit-code").await.expect(1);
+    let doctor = ask(&both, "doctor").await.expect(2);
+    for shown in [status, doctor] {
+        assert!(words.iter().all(|word| shown.out.contains(word)), "{shown:?}");
+    }
+    let one = ask(&cluster.nodes[0].clients, "cluster status --exit-code").await.expect(0);
+    assert!(one.out.starts_with("OK: node 1 leads"), "{one:?}");
+}

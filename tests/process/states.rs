@@ -1,10 +1,12 @@
-//! Twelve states of a cluster, and what each face of it says then: the first line of `cluster
+//! Fifteen states of a cluster, and what each face of it says then: the first line of `cluster
 //! status` and its exit code, what `doctor` finds, `/readyz`, gRPC health, a metric, and the alerts
 //! of ops/alerts.yaml that fire by what all nodes measure. One table for all; real processes are
 //! brought into each state.
 
 #[path = "states/firing.rs"]
 mod firing;
+#[path = "states/refused.rs"]
+mod refused;
 #[path = "states/table.rs"]
 mod table;
 
@@ -195,12 +197,13 @@ async fn exchange(
 
 /// A row that no test shows would say nothing.
 #[test]
-fn each_of_twelve_states_is_shown() {
+fn each_of_fifteen_states_is_shown() {
     let names: BTreeSet<_> = STATES.iter().map(|state| state.name).collect();
-    assert_eq!(names.len(), 12);
+    assert_eq!(names.len(), 15);
     // However rustfmt breaks the lines.
     let closed_up = |text: &str| text.split_whitespace().collect::<String>();
-    let source = closed_up(include_str!("states.rs"));
+    let source =
+        closed_up(include_str!("states.rs")) + &closed_up(include_str!("states/refused.rs"));
     let is_shown = |name: &&str| source.contains(&closed_up(&format!(".shows(\"{name}\",")));
     let not_shown: Vec<_> = names.into_iter().filter(|name| !is_shown(name)).collect();
     assert!(not_shown.is_empty(), "no test brings a cluster into these: {not_shown:?}");

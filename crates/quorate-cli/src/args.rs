@@ -326,9 +326,9 @@ pub(crate) enum ClusterCommand {
         /// their addresses
         #[arg(long)]
         wait: bool,
-        /// Exit with 0 if the first line says OK, 1 for DEGRADED, 2 for NO QUORUM (3 as ever: no
-        /// node answers); without it, 0 for all of them, but 1 where the nodes that answer are no
-        /// members: nothing is known of the cluster then
+        /// Exit with 0 if the first line says OK, 1 for DEGRADED, 2 for NO WRITES or NO QUORUM (3
+        /// as ever: no node answers); without it, 0 for all of them, but 1 where the nodes that
+        /// answer are no members: nothing is known of the cluster then
         #[arg(long)]
         exit_code: bool,
         #[command(flatten)]

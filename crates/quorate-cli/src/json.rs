@@ -3,7 +3,7 @@
 
 use quorate_client::{
     Condition, Member, MemberRole, MemberStatus, NodeState, OverriddenInstance, RemoveReason,
-    ResponseHeader, Service, ServiceSummary, Standing,
+    ResponseHeader, Service, ServiceSummary, Standing, WritesRefused,
 };
 use quorate_proto::v1::Predecessor;
 use serde_json::{Value, json};
@@ -89,6 +89,8 @@ pub(crate) fn member_status(status: &MemberStatus) -> Value {
         "health_checks": status.health_checks,
         "recovering": status.recovering,
         "disk_low": status.disk_low,
+        "level_min": status.level_min,
+        "level_max": status.level_max,
         "condition": status.condition.as_ref().map(condition),
     })
 }
@@ -116,7 +118,22 @@ pub(crate) fn condition(condition: &Condition) -> Value {
         "busiest_calls": condition.busiest_calls,
         "connections_per_address_max": condition.connections_per_address_max,
         "open_files": condition.open_files,
+        "writes_refused": writes_refused(condition.writes_refused()),
+        "writes_refused_why": condition.writes_refused_why,
+        "states_differ": condition.states_differ,
     })
+}
+
+/// `None`: none is.
+fn writes_refused(refused: WritesRefused) -> Option<&'static str> {
+    match refused {
+        WritesRefused::Unspecified => None,
+        WritesRefused::DiskFloor => Some("disk_floor"),
+        WritesRefused::Audit => Some("audit"),
+        WritesRefused::Stalled => Some("stalled"),
+        WritesRefused::DiskFull => Some("disk_full"),
+        WritesRefused::StateFull => Some("state_full"),
+    }
 }
 
 pub(crate) fn predecessor(before: &Predecessor) -> Value {

@@ -23,6 +23,15 @@ pub(crate) fn line(text: &str) -> io::Result<()> {
     stdout.flush()
 }
 
+/// What was written, as far as it was read: a reader that has gone (`| head`) takes no more, and
+/// what comes of the command is as it would be.
+pub(crate) fn as_far_as_read(written: io::Result<()>) -> io::Result<()> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
 /// A line on stderr. That it cannot be written is no reason to fail.
 pub(crate) fn note(text: &str) {
     let _nobody_listens = writeln!(io::stderr().lock(), "{}", shown(text));

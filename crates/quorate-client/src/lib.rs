@@ -120,7 +120,7 @@ pub use types::ServiceSummary;
 /// An example is at [`Admin`].
 pub use types::{
     Condition, InstanceOverride, Member, MemberRole, MemberStatus, NodeState, OverriddenInstance,
-    Standing,
+    Standing, WritesRefused,
 };
 /// An example is at [`FetchOptions`].
 pub use types::{Consistency, ResponseHeader, Service};

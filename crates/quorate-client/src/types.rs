@@ -12,7 +12,7 @@ pub use checks::HealthCheck;
 pub use quorate_proto::v1::{
     Condition, Consistency, Health, Instance, InstanceOverride, InstanceSpec, InstanceStatus,
     Member, MemberRole, MemberStatus, NodeState, OverriddenInstance, RemoveReason, ResponseHeader,
-    Service, ServiceSummary, Standing,
+    Service, ServiceSummary, Standing, WritesRefused,
 };
 
 /// Describes one instance.

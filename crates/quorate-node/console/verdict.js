@@ -17,9 +17,32 @@ export function verdict(status) {
     return bad(`${of}, ${needed} are needed: no writes; local reads go on, and nothing expires.`, `Start node ${silent} again.`);
   }
   if (leader === '0') return bad(`No node leads, although ${of}: no writes.`, 'If it stays so for some seconds, the logs of the nodes say why.');
-  const [meaning, next] = disagreement(status) ?? disks(status, leader) ?? missing(of, silent, answer - needed) ?? single(status) ?? mixed(status) ?? [];
+  const none = noWrites(status);
+  if (none) return none;
+  const [meaning, next] = disagreement(status) ?? disks(status, leader) ?? refused(status) ?? missing(of, silent, answer - needed) ?? single(status) ?? mixed(status) ?? [];
   if (meaning) return { health: 'DEGRADED', meaning, next };
   return { health: 'OK', meaning: `Node ${leader} leads, ${of}.`, next: '' };
+}
+
+const AUDIT_NEXT = 'Make room for that file, or let the node write it; it goes on by itself.';
+const refusal = (it) => it.condition.writes_refused ?? '';
+const why = (it) => it.condition.writes_refused_why ?? '';
+
+/** Every node that answers refuses all writes. */
+function noWrites({ members }) {
+  const up = members.filter((it) => it.reachable);
+  const none = (meaning, next) => ({ health: 'NO WRITES', meaning, next });
+  const floor = up.find((it) => refusal(it) === 'disk_floor');
+  if (floor) return none(`The disk of node ${floor.id}, which leads, has less free than a quarter of its reserve: nothing is written, and no lease ends.`, 'Make room there; it goes on by itself.');
+  if (up.length && up.every((it) => refusal(it) === 'audit')) return none(`Every node that answers refuses writes: ${why(up[0])}`, AUDIT_NEXT);
+  return null;
+}
+
+function refused({ members }) {
+  const find = (reason) => members.find((it) => it.reachable && refusal(it) === reason);
+  const [audit, full] = [find('audit'), find('state_full')];
+  if (audit) return [`Node ${audit.id} refuses the writes that come to it: ${why(audit)}`, AUDIT_NEXT];
+  return full ? [`Registrations are refused, the rest goes on: ${why(full)}`, 'Find out who has so many instances.'] : null;
 }
 
 const bad = (meaning, next) => ({ health: 'NO QUORUM', meaning, next });
@@ -30,7 +53,8 @@ function disagreement({ members }) {
     const b = up.find((it) => it.state_hash_index === a.state_hash_index && it.state_hash !== a.state_hash);
     if (b) return [`Nodes ${a.id} and ${b.id} disagree: after the same entries, their states differ.`, 'Keep the data directories of all nodes and report it.'];
   }
-  return null;
+  const found = up.find((it) => it.condition.states_differ?.length);
+  return found ? [`Nodes ${found.id} and ${found.condition.states_differ[0]} disagree: after the same entries, their states differ.`, 'Keep the data directories of all nodes and report it.'] : null;
 }
 
 function disks({ members }, leader) {

@@ -131,6 +131,10 @@ pub(crate) const DNS_TYPES: [&str; 9] =
 pub(crate) const FAILED_FOR: [&str; 6] =
     ["disk_full", "state_full", "overloaded", "lost_lead", "given_up", "failed"];
 
+/// Why writes are refused, the worst first: the values of the label of `quorate_writes_refused`.
+pub(crate) const REFUSED_FOR: [&str; 5] =
+    ["disk_floor", "audit", "stalled", "disk_full", "state_full"];
+
 /// Why a node shortens its log: the values of the label of `quorate_log_compactions_total`.
 pub(crate) const COMPACTED_FOR: [&str; 2] = ["long", "quiet"];
 
@@ -241,11 +245,14 @@ meters! {
     applied_index: Gauge = Gauge::default(),
         "quorate_raft_applied_index", "The last index that this node has applied";
     peer_rtt: Family<OfPeer, Histogram> = Family::new_with_constructor(seconds),
-        "quorate_peer_rtt_seconds", "Of a leader: from a heartbeat to a node to its answer";
+        "quorate_peer_rtt_seconds", "Of a leader: from a heartbeat to a node to its answer; one that is given up, after the interval of heartbeats (80 ms), counts as long as that";
     commit_seconds: Histogram = seconds(),
         "quorate_commit_seconds", "Of a leader: from a write that is handed in to its answer, applied";
     proposals_failed: Family<Reason, Counter> = Family::default(),
         "quorate_proposals_failed", "Writes that this node, as leader, could not commit, by reason: disk_full, state_full (state_bytes_max), overloaded (too much of the log waits), lost_lead, given_up (its caller's time was over, or it went away; it may yet be committed), failed";
+
+    writes_refused: Family<Reason, Gauge> = Family::default(),
+        "quorate_writes_refused", "1: writes are refused here, by reason: audit (of what comes to this node: the audit log that is required cannot be written), and, where it leads, disk_floor (nothing is written, and no lease ends), stalled (it has committed nothing for 5 s), disk_full (no registrations), state_full (state_bytes_max: a registration was refused within a minute)";
 
     log_entries: Counter = Counter::default(),
         "quorate_log_entries", "Log entries made durable since the start";
@@ -375,6 +382,9 @@ impl Meters {
         LANES.into_iter().for_each(|lane| drop(meters.refused(lane)));
         for reason in FAILED_FOR {
             meters.proposals_failed.get_or_create_owned(&Reason { reason });
+        }
+        for reason in REFUSED_FOR {
+            meters.writes_refused.get_or_create_owned(&Reason { reason });
         }
         for reason in COMPACTED_FOR {
             meters.compactions.get_or_create_owned(&Reason { reason });

@@ -29,7 +29,7 @@ pub(super) struct State {
 const SERVING: Option<ServingStatus> = Some(ServingStatus::Serving);
 const NOT_SERVING: Option<ServingStatus> = Some(ServingStatus::NotServing);
 
-pub(super) const STATES: [State; 12] = [
+pub(super) const STATES: [State; 15] = [
     State {
         name: "healthy",
         first: &["OK: node ", " leads, 3 of 3 voters answer"],
@@ -147,6 +147,54 @@ pub(super) const STATES: [State; 12] = [
             "QuorateDiskRefuses",
         ],
         shows: |metrics| metrics.of("quorate_proposals_failed_total{reason=\"disk_full\"}") > 0.0,
+    },
+    State {
+        name: "disk at its floor",
+        first: &["NO WRITES: the disk of node ", "nothing is written, and no lease ends"],
+        code: 2,
+        doctor: ("disks", "below a quarter of its reserve"),
+        doctor_code: 2,
+        ready: (503, "nothing is written"),
+        health: NOT_SERVING,
+        also: "LOW",
+        alerts: &[
+            "QuorateClockHeld",
+            "QuorateDiskFills",
+            "QuorateDiskFull",
+            "QuorateWritesRefused",
+        ],
+        shows: |metrics| metrics.is("quorate_writes_refused{reason=\"disk_floor\"}", 1.0),
+    },
+    // The others do what comes to them.
+    State {
+        name: "audit log unwritten",
+        first: &["DEGRADED: node 1 refuses the writes that come to it: ", "/dev/full"],
+        code: 1,
+        doctor: ("writes", "node 1 refuses the writes that come to it: "),
+        doctor_code: 2,
+        ready: (503, "/dev/full"),
+        health: NOT_SERVING,
+        also: "",
+        alerts: &["QuorateWritesRefused"],
+        shows: |metrics| metrics.is("quorate_writes_refused{reason=\"audit\"}", 1.0),
+    },
+    // Renewals have to reach it, so it is ready.
+    State {
+        name: "registry full",
+        first: &["DEGRADED: registrations are refused, the rest goes on: ", "state_bytes_max"],
+        code: 1,
+        doctor: ("writes", "registrations are refused, the rest goes on: "),
+        doctor_code: 2,
+        ready: (200, "ready"),
+        health: SERVING,
+        also: "",
+        alerts: &[
+            "QuorateCallsFail",
+            "QuorateCallsFailOften",
+            "QuorateStateFills",
+            "QuorateStateFull",
+        ],
+        shows: |metrics| metrics.is("quorate_writes_refused{reason=\"state_full\"}", 1.0),
     },
     // All nodes of a test are one binary, and no setting makes one say another version: what stands
     // between node 2 and the others says so. What is scraped of it is the test's own text, with the

@@ -9,7 +9,7 @@ use crate::parse;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "16 checks: quorum, lag, state hash, versions, snapshots, backups, disks, syncs, clock, certificates, listeners, health \
+    after_help = "17 checks: quorum, lag, state hash, versions, snapshots, backups, writes, disks, syncs, clock, certificates, listeners, health \
     checks, watches, hot spots; from here, the endpoints of the namespace; and who else can read files with \
     credentials, here and on the nodes' machines. Each finding says what it means and what to do. Exits with 0 if \
     nothing is worse than a note, 1 for a warning, 2 for what is critical, 3 if no node answers. What the caller may not see is left out, and said so.\n\n\

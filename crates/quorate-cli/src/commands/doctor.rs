@@ -8,27 +8,24 @@ mod findings;
 use serde_json::{Value, json};
 
 use crate::args::DoctorArgs;
+use crate::commands::cluster::verdict::AS_FAR;
 use crate::connect::{Stay, client};
 use crate::failure::Failure;
 use crate::output::{self, Format};
 use crate::patience::{told, trying};
 
 use self::facts::{Facts, gather};
-use self::findings::{Diagnosis, Severity, diagnose};
+use self::findings::{Diagnosis, RIGHTS, Severity, diagnose};
 
 pub(crate) async fn run(args: DoctorArgs) -> Result<(), Failure> {
     let client_args = args.client;
     let client = client(&client_args, Stay::Once).await?;
     let facts = told(trying("doctor", &client_args), gather(&client, &client_args)).await?;
     let diagnosis = diagnose(&facts);
-    match client_args.output {
-        Format::Json => output::json(&as_json(&diagnosis))?,
-        Format::Table => {
-            for line in lines(&diagnosis) {
-                output::line(&line)?;
-            }
-        }
-    }
+    output::as_far_as_read(match client_args.output {
+        Format::Json => output::json(&as_json(&diagnosis)),
+        Format::Table => lines(&diagnosis).iter().try_for_each(|line| output::line(line)),
+    })?;
     match diagnosis.worst().map_or(0, Severity::code) {
         0 => Ok(()),
         code => Err(Failure::of_program(code)),
@@ -57,6 +54,9 @@ fn lines(diagnosis: &Diagnosis) -> Vec<String> {
         false => format!("{looked} of {} checks", checks::CHECKS.len()),
     };
     let mut lines = vec![match counts.as_str() {
+        "" if left_out.iter().any(|left| left.why == RIGHTS) => {
+            format!("{AS_FAR}: {looked} found nothing")
+        }
         "" => format!("OK: {looked} found nothing"),
         counts => format!("{looked}: {counts}"),
     }];

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use quorate_client::{Client, Condition, Member, Standing};
+use quorate_client::{Client, Condition, Error, Member, Standing};
 use quorate_proto::v1::StatusResponse;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -13,9 +13,13 @@ use crate::args::ClientArgs;
 use crate::commands::cluster::verdict::{self, id, votes};
 use crate::connect::{Stay, client_of};
 use crate::failure::Failure;
+use crate::json;
 
 /// Another node has this long: it gives each of its members a second.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+/// One that is asked of itself alone has this long: a dead one holds nobody up, and `doctor`, which
+/// is in no hurry, gives each more.
+const NAMED_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What a node says of when it started differs by no more than the time that its answers take.
 const ONE_RUN: Duration = Duration::from_secs(3);
@@ -33,6 +37,8 @@ pub(crate) struct View {
     /// Nodes that run twice, with two of the addresses at which they answer. Only found where all
     /// are asked.
     pub(super) twins: Vec<(u64, [String; 2])>,
+    /// The clusters of the nodes that answered, each with one of their addresses.
+    pub(super) clusters: BTreeMap<u64, String>,
 }
 
 /// A node that answers and is no member.
@@ -70,19 +76,20 @@ impl View {
         for member in status.members.iter().filter_map(|status| status.member.as_ref()) {
             outsiders.remove(&member.id);
         }
-        Self { status, outsiders: outsiders.into_values().collect(), twins: Vec::new() }
+        Self { status, outsiders: outsiders.into_values().collect(), ..Self::default() }
     }
 }
 
-/// Asks the nodes that were named until one is a member with a leader in sight; `all`: each of
-/// them.
+/// Asks the nodes that were named until one is a member with a leader in sight, and for their
+/// cluster those that are not seen to be of that one's; `all`: each for all that it knows.
 ///
 /// # Errors
 /// None answers, or one refuses.
 pub(crate) async fn look(client: &Client, args: &ClientArgs, all: bool) -> Result<View, Failure> {
     let first = disowned(client.admin().status(false).await?);
     if !all && is_member(&first) {
-        return Ok(View::of(first));
+        let clusters = clusters_of(&first, args).await?;
+        return Ok(View { clusters, ..View::of(first) });
     }
     let own = first.header.as_ref().map_or(0, |header| header.node_id);
     let is_other = |member: &&Member| member.id != own;
@@ -91,20 +98,12 @@ pub(crate) async fn look(client: &Client, args: &ClientArgs, all: bool) -> Resul
     let known = members.filter(|address| !address.is_empty());
     // Where it answers under another name, it is asked twice.
     let addresses: BTreeSet<String> = args.nodes().into_iter().chain(known).collect();
-    let mut asked = JoinSet::new();
-    for address in addresses {
-        let mut args = args.clone();
-        args.timeout = args.timeout.min(ASK_TIMEOUT);
-        let admin = client_of(vec![address.clone()], &args, Stay::Once)?.admin();
-        asked.spawn(async move {
-            let answer = admin.status(false).await;
-            (address, answer, Instant::now())
-        });
-    }
-    let mut runs = Vec::new();
+    let mut asked = ask(addresses, args, false, ASK_TIMEOUT)?;
+    let (mut runs, mut clusters) = (Vec::new(), BTreeMap::new());
     let mut answers = vec![first];
     while let Some(answer) = asked.join_next().await {
         let Ok((address, Ok(answer), at)) = answer else { continue };
+        note(&mut clusters, &address, &answer);
         runs.extend(run(address, &answer, at));
         let answer = disowned(answer);
         let is_enough = !all && is_member(&answer);
@@ -113,7 +112,78 @@ pub(crate) async fn look(client: &Client, args: &ClientArgs, all: bool) -> Resul
             break;
         }
     }
-    Ok(View { twins: twins(&runs), ..View::best(answers) })
+    Ok(View { twins: twins(&runs), clusters, ..View::best(answers) })
+}
+
+type Asked = JoinSet<(String, Result<StatusResponse, Error>, Instant)>;
+
+/// Each by itself; `local`: of itself alone.
+fn ask(
+    addresses: BTreeSet<String>,
+    args: &ClientArgs,
+    local: bool,
+    within: Duration,
+) -> Result<Asked, Failure> {
+    let mut asked = JoinSet::new();
+    for address in addresses {
+        let mut args = args.clone();
+        args.timeout = args.timeout.min(within);
+        let admin = client_of(vec![address.clone()], &args, Stay::Once)?.admin();
+        asked.spawn(async move {
+            let answer = admin.status(local).await;
+            (address, answer, Instant::now())
+        });
+    }
+    Ok(asked)
+}
+
+/// Of the nodes that were named.
+async fn clusters_of(
+    first: &StatusResponse,
+    args: &ClientArgs,
+) -> Result<BTreeMap<u64, String>, Failure> {
+    let mut clusters = BTreeMap::new();
+    let known = first.members.iter().filter(|member| member.reachable);
+    let known: BTreeSet<String> =
+        known.filter_map(|it| Some(it.member.as_ref()?.client_address.clone())).collect();
+    let mut named: BTreeSet<String> = args.nodes().into_iter().collect();
+    if let Some(one) = named.intersection(&known).next() {
+        note(&mut clusters, one, first);
+    }
+    named.retain(|address| !known.contains(address));
+    // One that was named alone is the one that has answered.
+    if named.len() + clusters.len() < 2 {
+        return Ok(clusters);
+    }
+    let mut asked = ask(named, args, true, NAMED_TIMEOUT)?;
+    while let Some(answer) = asked.join_next().await {
+        if let Ok((address, Ok(answer), _)) = answer {
+            note(&mut clusters, &address, &answer);
+        }
+    }
+    Ok(clusters)
+}
+
+/// One that is in no cluster yet is of none.
+fn note(clusters: &mut BTreeMap<u64, String>, address: &str, answer: &StatusResponse) {
+    let id = answer.header.as_ref().map_or(0, |header| header.cluster_id);
+    if id != 0 {
+        clusters.entry(id).or_insert_with(|| address.to_owned());
+    }
+}
+
+/// What it means that the nodes which answer are of several clusters, if they are, and what to do.
+pub(super) fn several_clusters(view: &View) -> Option<(String, &'static str)> {
+    let shown = |(id, address): (&u64, &String)| format!("{} ({address})", json::hex(*id));
+    let all: Vec<_> = view.clusters.iter().map(shown).collect();
+    (all.len() > 1).then(|| {
+        let all = all.join(" and ");
+        let meaning = format!(
+            "the nodes that were asked are of different clusters: {all}: each has what the others lack"
+        );
+        let next = "if `recover` or `restore` was done twice, or beside nodes that run: decide which cluster goes on, and stop all nodes of the other (docs/operations.md#two-clusters-of-one); if both are wanted, name nodes of one alone: --nodes";
+        (meaning, next)
+    })
 }
 
 /// A process that answers at an address: the node that it says it is, and when it started.
@@ -249,6 +319,25 @@ mod tests {
         assert_eq!(twins(&runs), [], "asked by two names");
         let runs = [of("a:1", 1, 90_000), of("b:1", 2, 5_000), of("c:1", 1, 20_000)];
         assert_eq!(twins(&runs), [(1, ["a:1".to_owned(), "c:1".to_owned()])]);
+    }
+
+    #[test]
+    fn nodes_of_two_clusters_are_told_apart() {
+        let mut clusters = BTreeMap::new();
+        let of = |cluster_id| {
+            let mut answer = answer(1, Standing::Member, 1);
+            answer.header.as_mut().unwrap().cluster_id = cluster_id;
+            answer
+        };
+        for (address, id) in [("a:1", 7), ("b:1", 7), ("c:1", 0)] {
+            note(&mut clusters, address, &of(id));
+        }
+        let one = View { clusters: clusters.clone(), ..View::default() };
+        assert_eq!(several_clusters(&one), None, "one is in none yet");
+        note(&mut clusters, "d:1", &of(8));
+        let (meaning, next) = several_clusters(&View { clusters, ..View::default() }).unwrap();
+        let words = "different clusters: 0000000000000007 (a:1) and 0000000000000008 (d:1)";
+        assert!(meaning.contains(words) && next.contains("#two-clusters-of-one"), "{meaning}");
     }
 
     /// A member as node 1, which was just taken out, has it in its table.

@@ -32,7 +32,7 @@ export function overview(page) {
 }
 
 function sentence({ health, meaning, next }, fault) {
-  const tone = { OK: 'good', DEGRADED: 'warn', 'NO QUORUM': 'bad' }[health] ?? 'calm';
+  const tone = { OK: 'good', DEGRADED: 'warn', 'NO WRITES': 'bad', 'NO QUORUM': 'bad' }[health] ?? 'calm';
   return [
     h('p', { class: `sentence ${tone}` }, h('strong', null, health), ' ', meaning),
     next && h('p', { class: 'next' }, next),

@@ -184,7 +184,7 @@ pub(crate) fn problems(node: &Node, is_known: bool) -> Vec<String> {
             age => problems.push(format!("its state is {age} ms old: it is not caught up")),
         },
     }
-    let words = |Obstacle { whole, to_strangers }| match is_known {
+    let words = |Obstacle { whole, to_strangers, .. }| match is_known {
         true => whole,
         false => to_strangers.to_owned(),
     };

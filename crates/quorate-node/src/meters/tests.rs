@@ -62,14 +62,15 @@ fn names_have_units_and_no_two_are_the_same() {
 fn each_reason_and_each_limit_is_there_from_the_start() {
     let text = meters().text(|_| {});
     let help = |name: &str| DESCRIBED.iter().find(|(it, ..)| *it == name).unwrap().2;
-    for (name, label, values) in [
-        ("quorate_refused", "lane", &LANES[..]),
-        ("quorate_proposals_failed", "reason", &FAILED_FOR),
-        ("quorate_log_compactions", "reason", &COMPACTED_FOR),
+    for (name, end, label, values) in [
+        ("quorate_refused", "_total", "lane", &LANES[..]),
+        ("quorate_proposals_failed", "_total", "reason", &FAILED_FOR),
+        ("quorate_writes_refused", "", "reason", &REFUSED_FOR),
+        ("quorate_log_compactions", "_total", "reason", &COMPACTED_FOR),
     ] {
         let words: Vec<_> = help(name).split(|c: char| c != '_' && !c.is_alphanumeric()).collect();
         for value in values {
-            let line = format!("{name}_total{{{label}=\"{value}\"}} 0");
+            let line = format!("{name}{end}{{{label}=\"{value}\"}} 0");
             assert!(text.lines().any(|it| it == line), "{line} in\n{text}");
             assert!(words.contains(value), "{value} in the meaning of {name}");
         }

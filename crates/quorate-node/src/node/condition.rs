@@ -2,13 +2,15 @@
 //! has to know of its disk, its certificate, its callers. Only looks; what is done about it is done
 //! elsewhere.
 
-use std::collections::BTreeMap;
+mod refusal;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, UNIX_EPOCH};
 
-use quorate_log::{FLUSH_BOUNDS, SnapshotStore, Stats};
+use quorate_log::{FLUSH_BOUNDS, NodeId, SnapshotStore, Stats};
 use tokio::time::Instant;
 
 use crate::net::connections::Connections;
@@ -17,17 +19,16 @@ use crate::node::Node;
 use crate::node::own_files::OwnFiles;
 use crate::types::{LogStore, TypeConfig};
 
+pub(crate) use crate::node::condition::refusal::{Obstacle, Refusal};
+
 /// What is counted of late, is of this long to twice as long.
 const COUNTED: Duration = Duration::from_secs(60);
 
 /// A learner whose state is older than this has not caught up, ms.
 const CAUGHT_UP_MS: u64 = 5_000;
 
-/// A leader whose registry time stands still for longer commits nothing: an election and its grace
-/// take less.
-const HELD_MAX: Duration = Duration::from_secs(5);
-
-/// Of what another node said when this one asked to be taken in, this many characters are kept.
+/// Of what another node said when this one asked to be taken in, and of why writes are refused,
+/// this many characters are kept.
 const TOLD_MAX: usize = 300;
 
 /// This node's place in its cluster. Nodes send it to each other: a number stays what it is.
@@ -88,6 +89,12 @@ pub(crate) struct Condition {
     pub(crate) connections_per_address_max: u64,
     #[prost(btree_map = "string, string", tag = "20")]
     pub(crate) open_files: BTreeMap<String, String>,
+    #[prost(enumeration = "Refusal", tag = "21")]
+    pub(crate) writes_refused: i32,
+    #[prost(string, tag = "22")]
+    pub(crate) writes_refused_why: String,
+    #[prost(uint64, repeated, tag = "23")]
+    pub(crate) states_differ: Vec<u64>,
 }
 
 /// What a node looks at to say how it is.
@@ -113,6 +120,10 @@ pub(crate) struct Seen {
     refusal: Mutex<String>,
     /// The founders that did not answer when they were asked last.
     silent: Mutex<String>,
+    /// When this node, as leader, last refused a write for the size of the registry.
+    state_full: Mutex<Option<Instant>>,
+    /// Members whose state was another than its own, when this node, as leader, compared them last.
+    differing: Mutex<BTreeSet<NodeId>>,
     counted: Mutex<Option<[Counts; 2]>>,
 }
 
@@ -171,6 +182,29 @@ impl Seen {
         self.silent.lock().expect("invariant: nothing panics under this lock").clone()
     }
 
+    /// These members were found to have another state.
+    pub(crate) fn differ(&self, from_ours: &BTreeSet<NodeId>) {
+        let mut differing =
+            self.differing.lock().expect("invariant: nothing panics under this lock");
+        differing.clone_from(from_ours);
+    }
+
+    fn differing(&self) -> Vec<u64> {
+        let differing = self.differing.lock().expect("invariant: nothing panics under this lock");
+        differing.iter().map(|id| id.get()).collect()
+    }
+
+    /// This node, as leader, has refused a write for the size of the registry.
+    pub(super) fn state_is_full(&self) {
+        *self.state_full.lock().expect("invariant: nothing panics under this lock") =
+            Some(Instant::now());
+    }
+
+    fn state_full(&self) -> Option<Duration> {
+        let refused = *self.state_full.lock().expect("invariant: nothing panics under this lock");
+        refused.map(|at| at.elapsed())
+    }
+
     pub(crate) fn backup_age(&self) -> Option<Duration> {
         let taken = *self.backup.lock().expect("invariant: nothing panics under this lock");
         taken.map(|at| at.elapsed())
@@ -198,14 +232,6 @@ impl Counts {
     }
 }
 
-/// Why a node takes no write.
-#[derive(Debug)]
-pub(crate) struct Obstacle {
-    pub(crate) whole: String,
-    /// Without numbers, names of files and what the system says of them.
-    pub(crate) to_strangers: &'static str,
-}
-
 impl Node {
     /// Where the tasks of this node say what its condition is made of.
     pub(crate) fn seen(&self) -> &Seen {
@@ -224,21 +250,6 @@ impl Node {
         Counts { at: Instant::now(), syncs, watch_resets, probes_refused }
     }
 
-    /// Why no write can be taken here.
-    pub(crate) fn write_obstacle(&self) -> Option<Obstacle> {
-        if let Err(full) = self.disk().check() {
-            return Some(Obstacle { to_strangers: "its disk is full", whole: full.to_string() });
-        }
-        let (held, to_strangers) = (self.clock_held(), "it commits nothing");
-        if held > HELD_MAX {
-            let whole = format!("it leads, and has committed nothing for {} s", held.as_secs());
-            return Some(Obstacle { to_strangers, whole });
-        }
-        let unwritten = self.audit().check().err()?;
-        let to_strangers = "its audit log cannot be written";
-        Some(Obstacle { to_strangers, whole: unwritten.to_string() })
-    }
-
     /// For how long registry time has stood still, where this node leads.
     fn clock_held(&self) -> Duration {
         if self.leads() { self.clock().held(self.term()) } else { Duration::ZERO }
@@ -253,6 +264,7 @@ impl Node {
         let (now, before) = (self.counts(), self.seen().before(|| self.counts()));
         let late = now.since(&before);
         let tls = vitals.tls.as_ref();
+        let refusal = self.refusals().into_iter().next();
         let busiest = self.seen().connections.get().map(|of| of.busiest()).unwrap_or_default();
         Condition {
             standing: standing.into(),
@@ -275,6 +287,11 @@ impl Node {
             busiest_calls: busiest.calls as u64,
             connections_per_address_max: self.tunables().connections_per_address_max as u64,
             open_files,
+            states_differ: if self.leads() { self.seen().differing() } else { Vec::new() },
+            writes_refused: refusal.as_ref().map_or(Refusal::Unknown, |it| it.kind).into(),
+            writes_refused_why: refusal
+                .map(|it| it.whole.chars().take(TOLD_MAX).collect())
+                .unwrap_or_default(),
         }
     }
 

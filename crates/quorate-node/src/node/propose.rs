@@ -331,7 +331,12 @@ impl Counted<'_> {
             Ok(_) => self.node.meters.commit_seconds.observe(self.since.elapsed().as_secs_f64()),
             // Answered as it was before.
             Err(NodeError::Rejected(_)) => {}
-            Err(error) => self.node.count_failed(failed_for(error)),
+            Err(error) => {
+                if let NodeError::StateFull { .. } = error {
+                    self.node.seen().state_is_full();
+                }
+                self.node.count_failed(failed_for(error));
+            }
         }
     }
 

@@ -260,7 +260,7 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::condition::Standing;
+    use crate::node::condition::{Refusal, Standing};
 
     /// What a round takes.
     const TOOK: Duration = Duration::from_millis(8);
@@ -389,6 +389,9 @@ mod tests {
             busiest_calls: 18,
             connections_per_address_max: 19,
             open_files: [("k".to_owned(), "p".to_owned())].into(),
+            writes_refused: Refusal::StateFull.into(),
+            writes_refused_why: "f".to_owned(),
+            states_differ: vec![23],
         };
         let golden: &[&[u8]] = &[
             // The status: its length, then number and kind of each field before its value.
@@ -397,12 +400,13 @@ mod tests {
             &[0x38, 7, 0x40, 8, 0x48, 9, 0x50, 10, 0x5a, 1, b'v', 0x60, 12, 0x68, 13, 0x70, 14],
             &[0x78, 1, 0x82, 1, 1, b'r', 0x88, 1, 1, 0x90, 1, 18, 0x98, 1, 19],
             // The condition.
-            &[0x12, 63],
+            &[0x12, 74],
             &[0x08, 5, 0x12, 1, b'w', 0x18, 3, 0x20, 4, 0x28, 0],
             &[0x30, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1],
             &[0x38, 1, 0x40, 8, 0x4a, 1, b'o', 0x50, 10, 0x58, 11, 0x60, 12, 0x68, 13, 0x70, 14],
             &[0x78, 15, 0x82, 1, 1, b'b', 0x88, 1, 17, 0x90, 1, 18, 0x98, 1, 19],
             &[0xa2, 1, 6, 0x0a, 1, b'k', 0x12, 1, b'p'],
+            &[0xa8, 1, 5, 0xb2, 1, 1, b'f', 0xba, 1, 1, 23],
         ];
         let report = Report { status, condition };
         assert_eq!(report.encode_to_vec(), golden.concat());

@@ -4,7 +4,8 @@
 //!
 //! One that ran already when that was done goes on, as far as clocks are right
 //! (`upkeep/succession.rs`): whoever recovers beside a running majority, or tries it out on a copy,
-//! has two clusters, and the majority goes on.
+//! has two clusters, and the majority goes on. So does each of two clusters that were made of the
+//! same one: nobody knows which is wanted, and the log of each says so.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +22,10 @@ use crate::node::Node;
 
 /// How long a node has to answer that is looked for where it was.
 const ANSWER_WITHIN: Duration = Duration::from_millis(250);
+
+/// A node that is told for so long that its own cluster was taken over by another has a rival. A
+/// successor of its own cluster says that, too, and ends it within that, or is told of itself.
+const RIVAL_AFTER: Duration = Duration::from_secs(2);
 
 /// What a node of another cluster says: that this was made from the cluster `of`.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +55,8 @@ pub(super) struct Succession {
     known_since: OnceLock<Instant>,
     /// The new cluster, and the node of it that said so.
     by: watch::Sender<Option<(NodeId, ClusterId)>>,
+    /// Since when this node hears that another cluster was made from the same one as its own.
+    rival_since: OnceLock<Instant>,
     /// The log says that there are two clusters.
     has_warned: AtomicBool,
 }
@@ -83,6 +90,7 @@ impl Node {
             return Ok(false);
         }
         if ours.is_none() || ours != claim.of {
+            self.hear_of_rival(claim, by);
             return Err("it speaks of another cluster than this node's");
         }
         if self.has_taken_out(claim.told_by) && self.member(claim.told_by).is_none() {
@@ -111,6 +119,27 @@ impl Node {
         }
         self.succession.by.send_replace(Some((claim.told_by, by)));
         Ok(true)
+    }
+
+    /// Where two clusters were made from one, each from another node's directory or backup, each
+    /// has what the other lacks.
+    fn hear_of_rival(&self, claim: Claim, by: ClusterId) {
+        let is_before = |old: &Predecessor| Some(ClusterId::from(old.cluster_id)) == claim.of;
+        if !self.applied.lock().registry.predecessors().iter().any(is_before) {
+            return;
+        }
+        let since = self.succession.rival_since.get_or_init(Instant::now);
+        if since.elapsed() >= RIVAL_AFTER
+            && !self.succession.has_warned.swap(true, Ordering::Relaxed)
+        {
+            let of = claim.of.map(|of| of.to_string());
+            tracing::error!(
+                told_by = claim.told_by.get(),
+                %by,
+                of,
+                "two clusters were made from one, by `recover` or `restore`: this one, and another; neither has what is written to the other: decide which goes on, and stop all nodes of the other (docs/operations.md#two-clusters-of-one)"
+            );
+        }
     }
 
     /// Whether a member of this cluster is of that one now.

@@ -3,6 +3,7 @@
 
 mod appends;
 pub(crate) mod messages;
+mod round_trip;
 
 use std::future::Future;
 use std::io::Read;
@@ -25,7 +26,6 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 use quorate_log::{NodeId, SnapshotFile};
 use quorate_proto::peer::v1::SnapshotChunk;
-use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use crate::applied::Applied;
@@ -33,6 +33,7 @@ use crate::meters::{Meters, OfPeer};
 use crate::peers::{Client, Lane, Peers, call_again, mark_to_voter};
 use crate::raft::network::appends::Appends;
 use crate::raft::network::messages::Asked;
+use crate::raft::network::round_trip::RoundTrip;
 use crate::raft::recall::Recall;
 use crate::runtime::blocking;
 use crate::types::{Member, TypeConfig, Vote, WireError, is_absurd};
@@ -230,11 +231,14 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             // connection is tried: else a peer that refuses connections would be tried without a
             // pause.
             let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
-            let (me, asked, since) = (&*self, first.vote, Instant::now());
+            let (me, asked) = (&*self, first.vote);
             let term = asked.leader_id().term();
             let address = self.address();
             let client = self.peers.client(self.target, &address, self.appends);
             let client = client.map_err(|status| unreachable(&status))?;
+            // A heartbeat is one message and its answer; entries come in a row.
+            let is_heartbeat = matches!(self.appends, Lane::Control);
+            let mut round_trip = RoundTrip::new(is_heartbeat.then(|| self.round_trips.clone()));
             let input = input.map(|append| messages::append_to_wire(&append));
             let appends = Appends::new(messages::append_to_wire(&first), input);
             let opened = call_again(|| {
@@ -248,6 +252,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             let answers = match opened.await {
                 Ok(answers) => answers.into_inner(),
                 Err(status) => {
+                    round_trip.failed();
                     self.peers.missed(self.target, &address, status.message());
                     return Err(unreachable(&status));
                 }
@@ -255,10 +260,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             let answers = answers.map(move |answer| match answer {
                 Ok(answer) => {
                     me.peers.answered(me.target, &address);
-                    // A heartbeat is one message and its answer; entries come in a row.
-                    if matches!(me.appends, Lane::Control) {
-                        me.round_trips.observe(since.elapsed().as_secs_f64());
-                    }
+                    round_trip.answered();
                     let answer = messages::appended_from_wire(answer).map_err(unreadable)?;
                     match &answer {
                         Ok(acknowledged) => me.recall.note(me.target, term, *acknowledged),
@@ -270,6 +272,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
                     Ok(answer)
                 }
                 Err(status) => {
+                    round_trip.failed();
                     me.peers.missed(me.target, &address, status.message());
                     Err(unreachable(&status))
                 }

@@ -24,6 +24,7 @@ pub(crate) async fn run(node: Arc<Node>) -> Result<(), RunError> {
             false => differing.clear(),
         }
         node.meters().states_differ.set(differing.len() as i64);
+        node.seen().differ(&differing);
     }
 }
 

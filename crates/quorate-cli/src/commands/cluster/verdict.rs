@@ -2,18 +2,30 @@
 
 use std::collections::BTreeSet;
 
-use quorate_client::{MemberRole, MemberStatus, Standing};
+use quorate_client::{Condition, MemberRole, MemberStatus, Standing, WritesRefused};
 use quorate_proto::v1::StatusResponse;
 
 use crate::commands::cluster::status::ends as ends_in;
-use crate::commands::view::View;
+use crate::commands::view::{View, several_clusters};
 
 /// How a cluster is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Health {
     Ok,
     Degraded,
+    NoWrites,
     NoQuorum,
+}
+
+impl Verdict {
+    /// The first line; `partial`: of the view that it is on.
+    pub(super) fn line(&self, partial: bool) -> String {
+        let word = match self.health {
+            Health::Ok if partial => AS_FAR,
+            health => health.word(),
+        };
+        format!("{word}: {}", self.meaning)
+    }
 }
 
 impl Health {
@@ -21,6 +33,7 @@ impl Health {
         match self {
             Self::Ok => "OK",
             Self::Degraded => "DEGRADED",
+            Self::NoWrites => "NO WRITES",
             Self::NoQuorum => "NO QUORUM",
         }
     }
@@ -30,10 +43,15 @@ impl Health {
         match self {
             Self::Ok => 0,
             Self::Degraded => 1,
-            Self::NoQuorum => 2,
+            Self::NoWrites | Self::NoQuorum => 2,
         }
     }
 }
+
+/// What others say of an OK that is not about all there is.
+pub(in crate::commands) const AS_FAR: &str = "OK as far as this caller may see";
+/// Who sees all.
+pub(in crate::commands) const RIGHTS: &str = "takes the role operator, or to read all namespaces";
 
 /// How it is, what that means, and what to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,11 +74,12 @@ const CERTIFICATE_ENDS_S: i64 = 7 * 86_400;
 pub(super) fn verdict(view: &View, faults: &[String]) -> Verdict {
     let status = &view.status;
     let voters: Vec<_> = status.members.iter().filter(|status| votes(status)).collect();
-    let silent: Vec<String> =
-        voters.iter().filter(|it| !it.reachable).map(|it| id(it).to_string()).collect();
+    let silent: Vec<&MemberStatus> = voters.iter().filter(|it| !it.reachable).copied().collect();
     let (all, answer) = (voters.len(), voters.len() - silent.len());
+    let by_tls = by_certificates(status, &silent);
     let needed = all / 2 + 1;
-    let silent = silent.join(", ");
+    let first = silent.first().map(|it| id(it));
+    let silent = silent.iter().map(|it| id(it).to_string()).collect::<Vec<_>>().join(", ");
     if let Some(verdict) = of_strangers(view) {
         return verdict;
     }
@@ -70,8 +89,9 @@ pub(super) fn verdict(view: &View, faults: &[String]) -> Verdict {
             meaning: format!(
                 "{answer} of {all} voters answer, {needed} are needed: no writes; local reads go on, and nothing expires"
             ),
-            next: format!(
-                "start node {silent} again; only if their disks are lost for good: `quorate recover` (docs/operations.md)"
+            next: by_tls.map_or_else(
+                || format!("start node {silent} again; only if their disks are lost for good: `quorate recover` (docs/operations.md)"),
+                str::to_owned,
             ),
         };
     }
@@ -83,27 +103,41 @@ pub(super) fn verdict(view: &View, faults: &[String]) -> Verdict {
                 .to_owned(),
         };
     };
-    let down = (answer < all).then(|| {
-        (
-            format!(
-                "{answer} of {all} voters answer: all goes on, and so it does with {} more down",
-                answer - needed
-            ),
-            format!(
-                "start node {silent} again, or replace it: `quorate cluster replace {silent} NEW-ID ADDRESS`"
-            ),
-        )
+    if let Some((meaning, next)) = no_writes(status) {
+        return Verdict { health: Health::NoWrites, meaning, next };
+    }
+    let down = first.map(|first| {
+        let spare = answer - needed;
+        let meaning = format!(
+            "{answer} of {all} voters answer: all goes on, and so it does with {spare} more down"
+        );
+        let next = by_tls.map_or_else(|| start_or_replace(&silent, first), str::to_owned);
+        (meaning, next)
     });
     let is_ok = || (format!("node {leader} leads, {answer} of {all} voters answer"), String::new());
-    let (meaning, next) = disagree(status)
-        .map(of_states)
+    let (meaning, next) = several_clusters(view)
+        .map(|(meaning, next)| (meaning, next.to_owned()))
+        .or_else(|| disagree(status).map(of_states))
         .or_else(|| of_disks(status, leader))
+        .or_else(|| of_refused(status))
         .or(down)
         .or_else(|| (!faults.is_empty()).then(|| of_faults(faults)))
         .or_else(|| of_members(status))
         .unwrap_or_else(is_ok);
     let health = if next.is_empty() { Health::Ok } else { Health::Degraded };
+    let next = match health {
+        Health::Ok if status.partial => format!("to see the rest {RIGHTS}"),
+        _ => next,
+    };
     Verdict { health, meaning, next }
+}
+
+/// Each new one takes the place of one.
+fn start_or_replace(silent: &str, first: u64) -> String {
+    let it = if silent.contains(',') { "them, one after the other" } else { "it" };
+    format!(
+        "start node {silent} again, or replace {it}: `quorate cluster replace {first} NEW-ID ADDRESS`"
+    )
 }
 
 pub(in crate::commands) fn votes(status: &MemberStatus) -> bool {
@@ -120,7 +154,31 @@ pub(in crate::commands) fn leader(status: &StatusResponse) -> Option<u64> {
     (id != 0).then_some(id)
 }
 
+/// Why a member refuses writes, if it does.
+pub(in crate::commands) fn refusal(status: &MemberStatus) -> WritesRefused {
+    status.condition.as_ref().map_or(WritesRefused::Unspecified, Condition::writes_refused)
+}
+
+/// What to do where nodes do not answer for their certificates' sake, or for a clock's: they run,
+/// and nothing of them is lost.
+pub(in crate::commands) fn by_certificates(
+    status: &StatusResponse,
+    silent: &[&MemberStatus],
+) -> Option<&'static str> {
+    let says = |it: &&MemberStatus| it.error.contains("certificate") || it.error.contains("TLS");
+    let own = status.condition.as_ref().and_then(|own| own.certificate_ends_in_s);
+    (!silent.is_empty() && (silent.iter().any(says) || own.is_some_and(|left| left < 0))).then_some(
+        "look at the certificates and at the clocks of the nodes, which may all run (docs/operations.md#certificates-that-have-ended, #a-wrong-clock)",
+    )
+}
+
 type Found = (String, String);
+
+/// What to do about an audit log that cannot be written.
+pub(in crate::commands) const AUDIT_NEXT: &str = "make room for that file, or let the node write it; it goes on by itself (docs/operations.md#writes-that-are-refused)";
+/// What to do about a registry that has its size.
+pub(in crate::commands) const FULL_NEXT: &str =
+    "`quorate services` says who has so many instances; docs/operations.md#a-full-registry";
 
 /// Where no member answers: nothing is known of the cluster.
 fn of_strangers(view: &View) -> Option<Verdict> {
@@ -140,14 +198,22 @@ fn of_strangers(view: &View) -> Option<Verdict> {
     Some(Verdict { health: Health::NoQuorum, meaning, next: next.to_owned() })
 }
 
-/// Two members that have applied the same, and have different states.
+/// Two members that have applied the same, and have different states. Leaders remember more of
+/// their own than they tell, and so find it also while much is written.
 pub(super) fn disagree(status: &StatusResponse) -> Option<(u64, u64)> {
     let up: Vec<_> = status.members.iter().filter(|member| member.reachable).collect();
     let differ = |a: &MemberStatus, b: &MemberStatus| {
         a.state_hash_index == b.state_hash_index && a.state_hash != b.state_hash
     };
     let pairs = up.iter().enumerate().flat_map(|(at, a)| up[at + 1..].iter().map(move |b| (a, b)));
-    pairs.into_iter().find(|(a, b)| differ(a, b)).map(|(a, b)| (id(a), id(b)))
+    let now = pairs.into_iter().find(|(a, b)| differ(a, b)).map(|(a, b)| (id(a), id(b)));
+    let found = up.iter().find_map(|it| Some((id(it), *differing(it).first()?)));
+    now.or(found)
+}
+
+/// The members that this one, which leads, has found to have another state than its own.
+pub(in crate::commands) fn differing(leader: &MemberStatus) -> &[u64] {
+    leader.condition.as_ref().map_or(&[], |it| it.states_differ.as_slice())
 }
 
 fn of_states((a, b): (u64, u64)) -> Found {
@@ -172,6 +238,43 @@ fn of_disks(status: &StatusResponse, leader: u64) -> Option<Found> {
         false => format!("the disk of node {nodes} is nearly full: writes may be refused"),
     };
     Some((meaning, "make room there; it goes on by itself".to_owned()))
+}
+
+/// Where every node that answers refuses all writes.
+fn no_writes(status: &StatusResponse) -> Option<Found> {
+    let up: Vec<_> = status.members.iter().filter(|it| it.reachable).collect();
+    let refuse = |why| up.iter().filter(move |it| refusal(it) == why);
+    // Only a leader says so.
+    if let Some(leader) = refuse(WritesRefused::DiskFloor).next() {
+        let why =
+            "has less free than a quarter of its reserve: nothing is written, and no lease ends";
+        let meaning = format!("the disk of node {}, which leads, {why}", id(leader));
+        let next = "make room there; it goes on by itself (docs/operations.md#a-full-disk)";
+        return Some((meaning, next.to_owned()));
+    }
+    let all_refuse = !up.is_empty() && refuse(WritesRefused::Audit).count() == up.len();
+    all_refuse.then(|| {
+        let why = up.first().map_or("", |it| why(it));
+        (format!("every node that answers refuses writes: {why}"), AUDIT_NEXT.to_owned())
+    })
+}
+
+/// In the node's own words.
+pub(in crate::commands) fn why(status: &MemberStatus) -> &str {
+    status.condition.as_ref().map_or("", |it| it.writes_refused_why.as_str())
+}
+
+/// Where some writes are refused. Of disks and of time that stands still, others tell.
+fn of_refused(status: &StatusResponse) -> Option<Found> {
+    let refuse = |why| status.members.iter().filter(move |it| it.reachable && refusal(it) == why);
+    let audit = refuse(WritesRefused::Audit).map(|it| {
+        let meaning = format!("node {} refuses the writes that come to it: {}", id(it), why(it));
+        (meaning, AUDIT_NEXT.to_owned())
+    });
+    let full = refuse(WritesRefused::StateFull).map(|it| {
+        (format!("registrations are refused, the rest goes on: {}", why(it)), FULL_NEXT.to_owned())
+    });
+    audit.chain(full).next()
 }
 
 fn of_faults(faults: &[String]) -> Found {
@@ -215,127 +318,4 @@ fn of_members(status: &StatusResponse) -> Option<Found> {
 }
 
 #[cfg(test)]
-mod tests {
-    use quorate_client::{Condition, Member, ResponseHeader, Standing};
-
-    use super::*;
-
-    fn status(leader_id: u64, reachable: &[bool]) -> StatusResponse {
-        let header = Some(ResponseHeader { leader_id, ..Default::default() });
-        let members = (1..).zip(reachable).map(|(id, reachable)| {
-            let mut member = Member { id, ..Default::default() };
-            member.set_role(MemberRole::Voter);
-            MemberStatus { member: Some(member), reachable: *reachable, ..Default::default() }
-        });
-        StatusResponse { header, members: members.collect(), ..Default::default() }
-    }
-
-    #[test]
-    fn one_line_says_how_it_is_and_what_to_do() {
-        let down = |id| vec![format!("node {id} does not answer: refused")];
-        let mut low = status(2, &[true, true, true]);
-        low.members[0].disk_low = true;
-        let mut all_low = low.clone();
-        all_low.members.iter_mut().for_each(|member| member.disk_low = true);
-        let mut lags = status(2, &[true; 3]);
-        lags.members[2].lag = LAG_MAX + 1;
-        let with = |condition: Condition| {
-            let mut status = status(2, &[true; 3]);
-            status.members[1].condition = Some(condition);
-            status
-        };
-        let held = |clock_held_ms| with(Condition { clock_held_ms, ..Default::default() });
-        let ends = |days: i64| {
-            let certificate_ends_in_s = Some(days * 86_400);
-            with(Condition { certificate_ends_in_s, ..Default::default() })
-        };
-        let mut mixed = status(2, &[true; 3]);
-        mixed.members[0].version = "0.2.0".to_owned();
-        for (status, faults, health, meaning, next) in [
-            (status(2, &[true; 3]), vec![], Health::Ok, "node 2 leads, 3 of 3", ""),
-            (status(1, &[true]), vec![], Health::Ok, "1 of 1 voters", ""),
-            (
-                status(2, &[true, true, false]),
-                down(3),
-                Health::Degraded,
-                "with 0 more down",
-                "cluster replace 3 NEW",
-            ),
-            (
-                status(2, &[true, true, true, true, false]),
-                down(5),
-                Health::Degraded,
-                "with 1 more down",
-                "start node 5 again",
-            ),
-            // Its leader has not noticed yet.
-            (
-                status(1, &[true, false, false]),
-                down(2),
-                Health::NoQuorum,
-                "1 of 3 voters answer, 2 are needed",
-                "start node 2, 3 again",
-            ),
-            (status(0, &[true, true]), vec![], Health::NoQuorum, "no node leads", "look again"),
-            (low, vec![], Health::Degraded, "the disk of node 1 is", "make room"),
-            (all_low, vec![], Health::Degraded, "node 1, 2, 3 is nearly full, and", "make room"),
-            (lags, vec![], Health::Degraded, "node 3 lags: it has 5001", "its log"),
-            (held(5_001), vec![], Health::Degraded, "stands still for 5 s", "log of node 2"),
-            (held(5_000), vec![], Health::Ok, "node 2 leads", ""),
-            (ends(6), vec![], Health::Degraded, "of node 2 ends in 6 d", "certs node 2"),
-            (ends(-1), vec![], Health::Degraded, "of node 2 has ended", "certs node 2"),
-            (ends(8), vec![], Health::Ok, "node 2 leads", ""),
-            (mixed, vec![], Health::Degraded, "different versions", "the same"),
-            (
-                status(1, &[true; 3]),
-                vec!["node 3 lags".to_owned()],
-                Health::Degraded,
-                "node 3 lags",
-                "log of that node",
-            ),
-        ] {
-            let found = verdict(&View::of(status), &faults);
-            assert_eq!(found.health, health, "{found:?}");
-            assert!(found.meaning.contains(meaning), "{found:?}");
-            assert!(found.next.contains(next) && found.next.is_empty() == next.is_empty());
-        }
-    }
-
-    /// Whatever else is wrong, this is worse.
-    #[test]
-    fn nodes_that_disagree_are_not_well() {
-        let mut differs = status(2, &[true, true, false]);
-        differs.members.iter_mut().for_each(|member| member.state_hash_index = 64);
-        differs.members[1].state_hash = 7;
-        let found = verdict(&View::of(differs), &["node 3 does not answer".to_owned()]);
-        assert_eq!(found.health, Health::Degraded);
-        assert!(found.meaning.contains("nodes 1 and 2 disagree"), "{found:?}");
-
-        let mut behind = status(2, &[true; 3]);
-        behind.members[1].state_hash = 7;
-        behind.members[1].state_hash_index = 64;
-        assert_eq!(verdict(&View::of(behind), &[]).health, Health::Ok, "of another index");
-    }
-
-    /// Nothing is known of a cluster of which no member answers.
-    #[test]
-    fn a_node_that_is_no_member_speaks_for_itself_only() {
-        for standing in [Standing::Removed, Standing::Waiting, Standing::Joining] {
-            let mut condition = Condition { reason: "because".to_owned(), ..Default::default() };
-            condition.set_standing(standing);
-            let mut status = status(0, &[]);
-            status.header.as_mut().unwrap().node_id = 7;
-            status.condition = Some(condition);
-            let found = verdict(&View::of(status.clone()), &[]);
-            assert_eq!(found.health, Health::NoQuorum);
-            let words = match standing {
-                Standing::Waiting => "node 7 is in no cluster yet: because",
-                _ => "node 7 is none: because",
-            };
-            assert!(found.meaning.contains(words), "{found:?}");
-            let is_of_strangers = View::of(status).is_of_strangers();
-            assert_eq!(is_of_strangers, standing != Standing::Waiting, "{standing:?}");
-        }
-        assert!(!View::of(status(1, &[true, false, false])).is_of_strangers());
-    }
-}
+mod tests;

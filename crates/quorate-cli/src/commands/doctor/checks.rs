@@ -21,13 +21,14 @@ const fn open_to_all(
 }
 
 /// In the order in which they are read.
-pub(in crate::commands) const CHECKS: [Check; 16] = [
+pub(in crate::commands) const CHECKS: [Check; 17] = [
     open_to_all("quorum", cluster::quorum),
     check("lag", cluster::lag),
     check("state hash", cluster::hash),
     check("versions", cluster::versions),
     check("snapshots", cluster::snapshots),
     check("backups", cluster::backups),
+    check("writes", node::writes),
     check("disks", node::disks),
     check("syncs", node::syncs),
     check("clock", node::clock),

@@ -4,7 +4,7 @@ use super::checks::CHECKS;
 use super::facts::Facts;
 
 /// Why a check is left out whose caller may not see the whole cluster.
-pub(super) const RIGHTS: &str = "takes the role operator, or to read all namespaces";
+pub(super) use crate::commands::cluster::verdict::RIGHTS;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use quorate_client::{
-    Condition, Member, MemberRole, MemberStatus, NodeState, ResponseHeader, Standing,
+    Condition, Member, MemberRole, MemberStatus, NodeState, ResponseHeader, Standing, WritesRefused,
 };
 use quorate_proto::v1::StatusResponse;
 
@@ -106,11 +106,11 @@ fn nothing_is_found_where_all_is_well() {
     is_quiet(&healthy());
     let diagnosis = diagnose(&healthy());
     assert!(diagnosis.left_out.is_empty() && diagnosis.worst().is_none(), "{diagnosis:#?}");
-    assert_eq!(lines(&diagnosis), ["OK: 16 checks found nothing"]);
+    assert_eq!(lines(&diagnosis), ["OK: 17 checks found nothing"]);
     assert_eq!(as_json(&diagnosis)["worst"], "ok");
     let names: std::collections::BTreeSet<_> =
         checks::CHECKS.iter().map(|check| check.name).collect();
-    assert_eq!(names.len(), 16, "each has a name of its own");
+    assert_eq!(names.len(), 17, "each has a name of its own");
 }
 
 #[test]
@@ -126,10 +126,24 @@ fn the_quorum_and_what_is_missing_to_it() {
         let text = format!("{}; {}", finding.meaning, finding.next);
         assert!(!text.contains("replace") && !text.contains("more may fail"), "{text}");
     }
+    let by_tls = |ids: &[usize]| {
+        let mut facts = down(ids);
+        facts.view.status.members[2].error = "its certificate is not taken: expired".to_owned();
+        diagnose(&facts)
+    };
+    for finding in [by_tls(&[3]), by_tls(&[2, 3])].iter().flat_map(|it| &it.findings) {
+        let next = &finding.next;
+        assert!(next.contains("#certificates-that-have-ended, #a-wrong-clock"), "{next}");
+        assert!(!next.contains("recover") && !next.contains("replace"), "{next}");
+    }
     let twins = with(|facts| {
         facts.view.twins = vec![(2, ["a:1", "b:1"].map(str::to_owned))];
     });
     finds(&twins, "quorum", Severity::Critical, &["two nodes have id 2: a:1 and b:1"]);
+    let two = with(|facts| {
+        facts.view.clusters = [(7, "a:1".to_owned()), (8, "b:1".to_owned())].into();
+    });
+    finds(&two, "quorum", Severity::Critical, &["different clusters: 0000000000000007 (a:1) and"]);
     let leaderless = with(|facts| facts.view.status.header.as_mut().unwrap().leader_id = 0);
     finds(&leaderless, "quorum", Severity::Critical, &["no node leads"]);
     let even = with(|facts| facts.view.status.members.push(member(4)));
@@ -190,6 +204,10 @@ fn how_alike_and_how_far_the_members_are() {
     let words = ["disagree on the state at entry 59968", "[1, 2] against [3]"];
     finds(&differs, "state hash", Severity::Critical, &words);
 
+    let found = says(1, |condition| condition.states_differ = vec![2, 3]);
+    let words = ["[2, 3] had another state than node 1, which leads"];
+    finds(&found, "state hash", Severity::Critical, &words);
+
     let newer = of(3, |member| member.version = "0.2.0".to_owned());
     finds(&newer, "versions", Severity::Warning, &["0.1.0 on {1, 2}, 0.2.0 on {3}"]);
 }
@@ -228,6 +246,13 @@ fn disks_and_how_fast_they_are() {
         |member: &mut MemberStatus| (member.disk_low, member.disk_free_bytes) = (true, 9 << 20);
     let words = ["node 1, which leads, has 9 MiB free, below its reserve of 64 MiB"];
     finds(&of(1, low), "disks", Severity::Critical, &words);
+    let floor = of(1, |member| {
+        low(member);
+        let condition = member.condition.as_mut().unwrap();
+        condition.set_writes_refused(WritesRefused::DiskFloor);
+    });
+    let words = ["below a quarter of its reserve of 64 MiB: nothing is written, and no lease ends"];
+    finds(&floor, "disks", Severity::Critical, &words);
     finds(&of(2, low), "disks", Severity::Warning, &["node 2 has 9 MiB free, below its reserve"]);
     is_quiet(&of(2, |member| member.disk_free_bytes = 128 << 20));
     let near = of(2, |member| member.disk_free_bytes = (128 << 20) - 1);
@@ -240,6 +265,27 @@ fn disks_and_how_fast_they_are() {
     finds(&slow, "syncs", Severity::Warning, &["node 2 takes up to 100 ms (of 1000"]);
     let slower = says(2, |condition| condition.sync_p99_us = u64::MAX);
     finds(&slower, "syncs", Severity::Warning, &["longer than a second"]);
+}
+
+#[test]
+fn what_refuses_writes() {
+    let refuses = |id, why| {
+        says(id, |condition| {
+            condition.set_writes_refused(why);
+            condition.writes_refused_why = "why".to_owned();
+        })
+    };
+    let audit = refuses(3, WritesRefused::Audit);
+    finds(
+        &audit,
+        "writes",
+        Severity::Critical,
+        &["node 3 refuses the writes that come to it: why"],
+    );
+    let full = refuses(1, WritesRefused::StateFull);
+    finds(&full, "writes", Severity::Critical, &["registrations are refused", "goes on: why"]);
+    // The clock tells of that.
+    is_quiet(&refuses(1, WritesRefused::Stalled));
 }
 
 #[test]
@@ -338,12 +384,12 @@ fn what_cannot_be_looked_at_is_told() {
     let diagnosis = diagnose(&partial);
     assert!(diagnosis.findings.is_empty(), "{diagnosis:#?}");
     let told = lines(&diagnosis);
-    assert_eq!(told[0], "OK: 1 of 16 checks found nothing");
+    assert_eq!(told[0], "OK as far as this caller may see: 1 of 17 checks found nothing");
     let text = told.join("\n");
     assert!(text.contains("not looked at (lag): takes the role operator"), "{text}");
     assert!(text.contains("not looked at (endpoints): fetch was refused"), "{text}");
     assert!(text.contains("not looked at (files): those of the nodes: takes"), "{text}");
-    assert_eq!(as_json(&diagnosis)["not_looked_at"].as_array().unwrap().len(), 15);
+    assert_eq!(as_json(&diagnosis)["not_looked_at"].as_array().unwrap().len(), 16);
 }
 
 #[test]
@@ -356,7 +402,7 @@ fn the_worst_comes_first_and_is_the_exit_code() {
     let diagnosis = diagnose(&bad);
     assert_eq!(diagnosis.worst().unwrap().code(), 2);
     let told = lines(&diagnosis);
-    assert_eq!(told[0], "16 checks: 1 critical, 2 warning");
+    assert_eq!(told[0], "17 checks: 1 critical, 2 warning");
     assert!(told[2].starts_with("CRITICAL (state hash): nodes disagree"), "{told:?}");
     assert!(told[3].starts_with("  next: keep the data"), "{told:?}");
     let json = as_json(&diagnosis);

@@ -10,7 +10,7 @@ use quorate_state::{Registry, ServiceKey};
 use rustix::process::{Resource, getrlimit};
 
 use crate::api::http::Observed;
-use crate::meters::{Build, Certificate, Meters, OfService, SERVICES_MAX};
+use crate::meters::{Build, Certificate, Meters, OfService, REFUSED_FOR, Reason, SERVICES_MAX};
 use crate::node::Node;
 use crate::wall;
 
@@ -51,6 +51,11 @@ fn of_raft(meters: &Meters, node: &Node) {
     set(&meters.committed_index, quorum.committed);
     meters.last_contact.set(quorum.silence.map_or(-1.0, |silence| silence.as_secs_f64()));
     set(&meters.clock_held, u64::from(leads && !node.clock().held(node.term()).is_zero()));
+    let refused: Vec<_> = node.refusals().iter().filter_map(|it| it.kind.label()).collect();
+    for reason in REFUSED_FOR {
+        let of = meters.writes_refused.get_or_create_owned(&Reason { reason });
+        set(&of, u64::from(refused.contains(&reason)));
+    }
 }
 
 fn of_state(meters: &Meters, node: &Node) {

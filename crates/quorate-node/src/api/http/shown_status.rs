@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use quorate_proto::v1::{
-    Condition, MemberStatus, NodeState, Predecessor, Standing, StatusResponse,
+    Condition, MemberStatus, NodeState, Predecessor, Standing, StatusResponse, WritesRefused,
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -90,6 +90,10 @@ struct ShownCondition {
     busiest_calls: u64,
     connections_per_address_max: u64,
     open_files: BTreeMap<String, String>,
+    /// `null`: none.
+    writes_refused: Option<&'static str>,
+    writes_refused_why: String,
+    states_differ: Vec<String>,
 }
 
 impl From<StatusResponse> for ShownStatus {
@@ -166,6 +170,14 @@ impl From<Condition> for ShownCondition {
                 Standing::CutOff => "cut off",
                 Standing::Stopping => "stopping",
             },
+            writes_refused: match condition.writes_refused() {
+                WritesRefused::Unspecified => None,
+                WritesRefused::DiskFloor => Some("disk_floor"),
+                WritesRefused::Audit => Some("audit"),
+                WritesRefused::Stalled => Some("stalled"),
+                WritesRefused::DiskFull => Some("disk_full"),
+                WritesRefused::StateFull => Some("state_full"),
+            },
             reason: condition.reason,
             clock_held_ms: condition.clock_held_ms,
             snapshot_written_ms: condition.snapshot_written_ms,
@@ -185,6 +197,8 @@ impl From<Condition> for ShownCondition {
             busiest_calls: condition.busiest_calls,
             connections_per_address_max: condition.connections_per_address_max,
             open_files: condition.open_files,
+            writes_refused_why: condition.writes_refused_why,
+            states_differ: condition.states_differ.iter().map(u64::to_string).collect(),
         }
     }
 }

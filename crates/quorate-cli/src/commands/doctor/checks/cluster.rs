@@ -9,9 +9,9 @@ use quorate_client::{MemberStatus, NodeState, Standing};
 use super::super::facts::Facts;
 use super::super::findings::{Found, Severity};
 use super::answering;
-use crate::commands::cluster::verdict::{LAG_MAX, id, leader, votes};
+use crate::commands::cluster::verdict::{LAG_MAX, by_certificates, differing, id, leader, votes};
 use crate::commands::rescue::ago;
-use crate::commands::view::standing;
+use crate::commands::view::{several_clusters, standing};
 
 /// Entries since the newest snapshot, of which one is made every 50,000, unless configured.
 const SNAPSHOT_DUE: u64 = 200_000;
@@ -21,7 +21,8 @@ const BACKUP_DUE: Duration = Duration::from_secs(26 * 3_600);
 pub(super) fn quorum(facts: &Facts, found: &mut Found) -> Result<(), String> {
     let status = &facts.view.status;
     let voters: Vec<&MemberStatus> = status.members.iter().filter(|it| votes(it)).collect();
-    let down: Vec<u64> = voters.iter().filter(|it| !it.reachable).map(|it| id(it)).collect();
+    let down: Vec<&MemberStatus> = voters.iter().filter(|it| !it.reachable).copied().collect();
+    let by_tls = by_certificates(status, &down);
     let (all, answer) = (voters.len(), voters.len() - down.len());
     let needed = all / 2 + 1;
     let is_led = leader(status).is_some();
@@ -33,7 +34,7 @@ pub(super) fn quorum(facts: &Facts, found: &mut Found) -> Result<(), String> {
         found.of_all(
             Severity::Critical,
             format!("no quorum: {answer} of {all} voters answer, {needed} are needed for any write"),
-            "start the others again; only if their disks are lost for good: `quorate recover --data-dir DIR...` (docs/operations.md)",
+            by_tls.unwrap_or("start the others again; only if their disks are lost for good: `quorate recover --data-dir DIR...` (docs/operations.md)"),
         );
     } else if !is_led {
         found.of_all(
@@ -44,7 +45,7 @@ pub(super) fn quorum(facts: &Facts, found: &mut Found) -> Result<(), String> {
             "look again in a few seconds; if it stays, the logs of the nodes say why",
         );
     }
-    for node in &down {
+    for node in down.iter().map(|it| id(it)) {
         // Without a quorum, nobody can be replaced.
         let (then, next) = match answer.checked_sub(needed) {
             None => (String::new(), "start it again".to_owned()),
@@ -55,7 +56,8 @@ pub(super) fn quorum(facts: &Facts, found: &mut Found) -> Result<(), String> {
                 ),
             ),
         };
-        found.of(*node, Severity::Warning, format!("node {node} does not answer{then}"), next);
+        let next = by_tls.map_or(next, str::to_owned);
+        found.of(node, Severity::Warning, format!("node {node} does not answer{then}"), next);
     }
     if all == 1 {
         let meaning = "one voter: when its disk is lost, so is everything";
@@ -66,6 +68,9 @@ pub(super) fn quorum(facts: &Facts, found: &mut Found) -> Result<(), String> {
             format!("{all} voters survive no more failures than {} would", all - 1),
             "add one: `quorate cluster add ID ADDRESS`; or take one out: `quorate cluster remove ID`",
         );
+    }
+    if let Some((meaning, next)) = several_clusters(&facts.view) {
+        found.of_all(Severity::Critical, meaning, next);
     }
     members(facts, found, is_led);
     Ok(())
@@ -136,6 +141,8 @@ pub(super) fn lag(facts: &Facts, found: &mut Found) -> Result<(), String> {
     Ok(())
 }
 
+const KEEP_BOTH: &str = "keep the data directories, take a backup of each side (`quorate cluster backup FILE --nodes ITS-ADDRESS`), and report it: `quorate debug bundle FILE`";
+
 pub(super) fn hash(facts: &Facts, found: &mut Found) -> Result<(), String> {
     let mut hashes: BTreeMap<u64, BTreeMap<u64, Vec<u64>>> = BTreeMap::new();
     for (member, _) in answering(facts) {
@@ -147,8 +154,16 @@ pub(super) fn hash(facts: &Facts, found: &mut Found) -> Result<(), String> {
         found.of_all(
             Severity::Critical,
             format!("nodes disagree on the state at entry {index}: {}", sides.join(" against ")),
-            "keep the data directories, take a backup of each side (`quorate cluster backup FILE --nodes ITS-ADDRESS`), and report it: `quorate debug bundle FILE`",
+            KEEP_BOTH,
         );
+    }
+    let seen_now = hashes.values().any(|of_index| of_index.len() > 1);
+    for (leader, _) in answering(facts).filter(|(it, _)| !seen_now && !differing(it).is_empty()) {
+        let (node, others) = (id(leader), differing(leader));
+        let meaning = format!(
+            "nodes disagree: {others:?} had another state than node {node}, which leads, after the same entries"
+        );
+        found.of_all(Severity::Critical, meaning, KEEP_BOTH);
     }
     Ok(())
 }

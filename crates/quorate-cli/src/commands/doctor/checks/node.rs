@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use quorate_client::{MemberStatus, Standing};
+use quorate_client::{MemberStatus, Standing, WritesRefused};
 
 use super::super::facts::Facts;
 use super::super::findings::{Found, Severity};
 use super::answering;
 use crate::commands::cluster::status::{ends, size};
-use crate::commands::cluster::verdict::{CLOCK_HELD_MAX_MS, id, leader};
+use crate::commands::cluster::verdict::{
+    AUDIT_NEXT, CLOCK_HELD_MAX_MS, FULL_NEXT, id, leader, refusal, why,
+};
 use crate::commands::rescue::ago;
 use crate::commands::view::standing;
 
@@ -23,6 +25,25 @@ const RESETS_MANY: u64 = 10;
 /// Of fewer connections than this, half from one address is no hot spot.
 const CONNECTIONS_MANY: u64 = 200;
 
+/// Those that disks and clocks do not tell of.
+pub(super) fn writes(facts: &Facts, found: &mut Found) -> Result<(), String> {
+    for (member, _) in answering(facts) {
+        let (node, why) = (id(member), why(member));
+        match refusal(member) {
+            WritesRefused::Audit => {
+                let meaning = format!("node {node} refuses the writes that come to it: {why}");
+                found.of(node, Severity::Critical, meaning, AUDIT_NEXT);
+            }
+            WritesRefused::StateFull => {
+                let meaning = format!("registrations are refused, the rest goes on: {why}");
+                found.of(node, Severity::Critical, meaning, FULL_NEXT);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 pub(super) fn disks(facts: &Facts, found: &mut Found) -> Result<(), String> {
     let leader = leader(&facts.view.status);
     let next = "make room where its data directory is; it goes on by itself (docs/operations.md#a-full-disk)";
@@ -31,8 +52,14 @@ pub(super) fn disks(facts: &Facts, found: &mut Found) -> Result<(), String> {
         let reserve = condition.disk_reserve_bytes;
         let (free_words, reserve_words) = (size(free), size(reserve));
         if member.disk_low && Some(node) == leader && leads(facts, member) {
+            let (below, then) = match refusal(member) {
+                WritesRefused::DiskFloor => {
+                    ("a quarter of its reserve", "nothing is written, and no lease ends")
+                }
+                _ => ("its reserve", "no registrations"),
+            };
             let meaning = format!(
-                "the disk of node {node}, which leads, has {free_words} free, below its reserve of {reserve_words}: no registrations"
+                "the disk of node {node}, which leads, has {free_words} free, below {below} of {reserve_words}: {then}"
             );
             found.of(node, Severity::Critical, meaning, next);
         } else if member.disk_low {

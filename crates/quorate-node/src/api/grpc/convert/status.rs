@@ -6,7 +6,7 @@ use quorate_state::Predecessor;
 
 use super::member_to_wire;
 use crate::node::MemberInfo;
-use crate::node::condition::{Condition, Standing};
+use crate::node::condition::{Condition, Refusal, Standing};
 use crate::node::status::{RaftState, Report};
 
 pub(in crate::api::grpc) fn member_status(
@@ -62,6 +62,7 @@ pub(in crate::api::grpc) fn condition_to_wire(condition: &Condition) -> wire::Co
             Standing::Stopping => wire::Standing::Stopping,
         }
         .into(),
+        writes_refused: writes_refused(condition.writes_refused()).into(),
         reason: condition.reason,
         clock_held_ms: condition.clock_held_ms,
         snapshot_written_ms: condition.snapshot_written_ms,
@@ -81,6 +82,19 @@ pub(in crate::api::grpc) fn condition_to_wire(condition: &Condition) -> wire::Co
         busiest_calls: condition.busiest_calls,
         connections_per_address_max: condition.connections_per_address_max,
         open_files: condition.open_files,
+        writes_refused_why: condition.writes_refused_why,
+        states_differ: condition.states_differ,
+    }
+}
+
+fn writes_refused(refusal: Refusal) -> wire::WritesRefused {
+    match refusal {
+        Refusal::Unknown => wire::WritesRefused::Unspecified,
+        Refusal::DiskFloor => wire::WritesRefused::DiskFloor,
+        Refusal::Audit => wire::WritesRefused::Audit,
+        Refusal::Stalled => wire::WritesRefused::Stalled,
+        Refusal::DiskFull => wire::WritesRefused::DiskFull,
+        Refusal::StateFull => wire::WritesRefused::StateFull,
     }
 }
 
