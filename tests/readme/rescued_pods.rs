@@ -27,20 +27,28 @@ impl Pods {
 
     pub(super) fn rescue(&mut self, args: &[&str]) -> Answer {
         match args {
-            ["scale", "statefulset", names @ .., "--replicas=0"] => {
-                for name in names {
-                    let set = self.sets.get_mut(*name).expect("it is there");
-                    set["spec"]["replicas"] = 0.into();
+            ["scale", "statefulset", "-l", "app=quorate", "--replicas=0"] => {
+                let mut said = String::new();
+                for (name, set) in &mut self.sets {
+                    if set["metadata"]["labels"]["app"] == "quorate" {
+                        set["spec"]["replicas"] = 0.into();
+                        said += &format!("statefulset.apps/{name} scaled\n");
+                    }
                 }
-                Ok(names.iter().map(|name| format!("statefulset.apps/{name} scaled\n")).collect())
+                Ok(said)
             }
             // Until then, each takes its time; where its set wants it, it stays.
-            ["wait", "--for=delete", pods @ .., "--timeout=5m"] => {
-                if let Some(pod) = pods.iter().find(|pod| self.is_wanted(number(pod))) {
-                    return Err(format!("error: timed out waiting for the condition on {pod}\n"));
+            ["wait", "--for=delete", "pod", "-l", "app=quorate", "--timeout=5m"] => {
+                let sets = self.sets.values();
+                let is_ours = |set: &&Value| {
+                    set["spec"]["template"]["metadata"]["labels"]["app"] == "quorate"
+                };
+                let ours: Vec<u64> = sets.filter(is_ours).map(node_of).collect();
+                if let Some(id) = ours.iter().find(|id| self.is_wanted(**id)) {
+                    return Err(format!("error: timed out waiting for pods/quorate-{id}-0\n"));
                 }
-                pods.iter().for_each(|pod| self.stop(number(pod)));
-                Ok(pods.iter().map(|pod| format!("{pod} condition met\n")).collect())
+                ours.iter().for_each(|id| self.stop(*id));
+                Ok(ours.iter().map(|id| format!("pod/quorate-{id}-0 condition met\n")).collect())
             }
             ["delete", "persistentvolumeclaim", names @ .., "--ignore-not-found"] => {
                 let deleted = names.iter().map(|name| {
