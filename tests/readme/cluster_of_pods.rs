@@ -313,7 +313,7 @@ impl Pods {
         let mut running = Running::start(command, &self.directory, "exec");
         let is_well = running.end().success();
         let said = running.output();
-        if said.contains("does not answer at") {
+        if said.contains("; start it first") {
             self.start_late();
         }
         if is_well { Ok(said) } else { Err(said) }

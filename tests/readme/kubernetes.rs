@@ -203,6 +203,28 @@ fn nodes_are_added_as_soon_as_they_answer_and_a_refusal_that_stays_is_the_end() 
     says(&said, &["node 4 is in", "belongs to another cluster", "and no QUORATE_BOOTSTRAP"]);
     let ids: Vec<_> = members(1, ports, directory).into_iter().map(|member| member.0).collect();
     assert_eq!(ids, [1, 2, 3, 4]);
+
+    // Where something listens that is not for nodes, as here it is for clients, waiting is no good.
+    let mut turned = another(7, None, directory);
+    for variable in container(&mut turned)["env"].as_array_mut().unwrap() {
+        let name = variable["name"].as_str().unwrap();
+        let other = [("QUORATE_LISTEN", "7101"), ("QUORATE_PEER_LISTEN", "7001")];
+        if let Some((_, port)) = other.into_iter().find(|(of, _)| *of == name) {
+            variable["value"] = format!("0.0.0.0:{port}").into();
+        }
+    }
+    pods.apply(turned).unwrap();
+    let (done, said) = add(&mut pods, &["1", "7"], &flags);
+    assert!(!done, "{said}");
+    says(&said, &["waiting until node 7 answers: ", "; start it first\n"]);
+    assert_eq!(said.matches("waiting until node 7 answers").count(), 1, "once: {said}");
+    let end = &said[said.rfind("error: ").unwrap()..];
+    says(end, &["node 7 does not answer at", "run this again"]);
+    assert!(!end.contains("start it first") && !end.contains("kubectl delete"), "{said}");
+    let (done, said) = replace(&mut pods, 3, 7, &flags);
+    assert!(!done, "{said}");
+    says(&said, &["node 7 does not answer at", "quorate-3 was left as it is"]);
+    assert!(!said.contains("waiting until") && pods.sets().contains(&"quorate-3"), "{said}");
     pods.end();
 }
 
