@@ -22,9 +22,29 @@ done
 member=$1 pod=quorate-$1-0
 shift
 
+# What was said, and what to do.
 fail() {
-    printf 'error: %s\n' "${@#error: }" >&2
+    printf 'error: %s\n' "${1#error: }" >&2
+    shift
+    printf '  %s\n' "$@" >&2
     exit 1
+}
+
+# Node $new is not taken in, for what was said. One that was to found a cluster has that in its pod, which Kubernetes leaves as it is, and on its
+# volume. It goes on so, or ends again and again, whatever is applied.
+gives_up() {
+    local next=("run this again when that is mended; kubectl describe pod quorate-$new-0 and kubectl logs quorate-$new-0 say more")
+    case $said in
+    *"waits to found a cluster"* | *"belongs to another cluster"* | *"; start it first"*)
+        next+=(
+            "a new node has an empty volume, and no QUORATE_BOOTSTRAP. Was node $new started with that? Take it out of the manifest, apply it,"
+            "and, unless somebody wants what is on the volume, delete that and the pod, in this order:"
+            "kubectl delete pvc data-quorate-$new-0 --wait=false"
+            "kubectl delete pod quorate-$new-0"
+        )
+        ;;
+    esac
+    fail "$said" "${next[@]}"
 }
 
 # A command in the pod of the member.
@@ -47,11 +67,13 @@ for new in "$@"; do
     echo "node $member takes in node $new"
     SECONDS=0 waits=
     until said=$(quorate cluster add "$new" "quorate-$new-0.quorate.$namespace.svc:7101" 2>&1); do
-        # Its pod may not be there yet, or not its name.
-        if [[ $said != *"node $new does not answer at"* ]] || ((SECONDS > patience_s)); then
-            fail "$said" "node $new needs an empty volume, and no QUORATE_BOOTSTRAP; look into quorate-$new, and run this again"
+        # Its pod may not be there yet, or not its name. What listens there and refuses would go on doing so.
+        if [[ $said != *"node $new does not answer at "*"; start it first"* ]] || ((SECONDS > patience_s)); then
+            gives_up
         fi
-        [[ -n $waits ]] || echo "    waiting until node $new answers; if it takes long: kubectl describe pod quorate-$new-0"
+        said=${said%%$'\n'*}
+        [[ -n $waits ]] || printf '    %s\n' "waiting until node $new answers: ${said#error: }" \
+            "if it takes long: kubectl describe pod quorate-$new-0, kubectl logs quorate-$new-0"
         waits=1
         sleep 2
     done

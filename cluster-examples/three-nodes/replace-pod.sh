@@ -80,11 +80,13 @@ echo "2/3 node $new takes the place of node $old (asking $member)"
 address="quorate-$new-0.quorate.$namespace.svc:7101"
 waits=
 until said=$(quorate "$member" cluster replace "$old" "$new" "$address" 2>&1); do
-    # Its pod may not be there yet, or not its name.
-    if [[ $said != *"node $new does not answer at"* ]] || ((SECONDS > patience_s)); then
+    # Its pod may not be there yet, or not its name. What listens there and refuses would go on doing so.
+    if [[ $said != *"node $new does not answer at "*"; start it first"* ]] || ((SECONDS > patience_s)); then
         fail "$said" "quorate-$old was left as it is; look into quorate-$new, and run this again"
     fi
-    [[ -n $waits ]] || echo "    waiting until node $new answers; if it takes long: kubectl describe pod quorate-$new-0"
+    said=${said%%$'\n'*}
+    [[ -n $waits ]] || printf '    %s\n' "waiting until node $new answers: ${said#error: }" \
+        "if it takes long: kubectl describe pod quorate-$new-0, kubectl logs quorate-$new-0"
     waits=1
     sleep 2
 done

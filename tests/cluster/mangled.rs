@@ -32,7 +32,7 @@ use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-use super::calls::{deregister, fetch_of, register, register_many, renewal, set_weight};
+use super::calls::{deregister, fetch_of, in_time, register, register_many, renewal, set_weight};
 use super::failover::seldom_by_silence;
 use super::founding::from;
 use super::harness::{Cluster, eventually};
@@ -92,9 +92,10 @@ async fn talk(cluster: &mut Cluster) {
     for id in cluster.ids() {
         let mut registry = cluster.registry(id);
         let lease = register(&mut registry, "web", &format!("of-{id}")).await.lease_id;
-        registry.renew(renewal([lease])).await.expect("a renewal");
-        registry.fetch(fetch_of(&["web"])).await.expect("a fetch");
-        cluster.admin(id).status(StatusRequest::default()).await.expect("a status");
+        registry.renew(in_time(renewal([lease]))).await.expect("a renewal");
+        registry.fetch(in_time(fetch_of(&["web"]))).await.expect("a fetch");
+        let status = in_time(StatusRequest::default());
+        cluster.admin(id).status(status).await.expect("a status");
     }
     let next = mixed::hand_over(cluster).await;
     cluster.settled().await;
@@ -107,7 +108,8 @@ async fn talk(cluster: &mut Cluster) {
     }
     deregister(&mut registry, "many", "i00007").await;
     for id in cluster.ids() {
-        let taken = cluster.admin(id).trigger_snapshot(TriggerSnapshotRequest {}).await;
+        let snapshot = in_time(TriggerSnapshotRequest {});
+        let taken = cluster.admin(id).trigger_snapshot(snapshot).await;
         let index = taken.expect("a snapshot").into_inner().snapshot_index;
         eventually("the log behind it is purged", || async {
             (cluster.own_status(id).await?.members[0].purged_index + 10 >= index).then_some(())
@@ -170,11 +172,11 @@ struct Known {
 impl Known {
     async fn of(cluster: &Cluster) -> Self {
         let leader = cluster.leader().await;
-        let header = cluster.own_status(leader).await.expect("a status").header.expect("a header");
+        let status = |id| eventually("a status", move || cluster.own_status(id));
+        let header = status(leader).await.header.expect("a header");
         let mut last = BTreeMap::new();
         for id in cluster.ids() {
-            let own = cluster.own_status(id).await.expect("a status").members[0].clone();
-            last.insert(id, own.last_log_index);
+            last.insert(id, status(id).await.members[0].last_log_index);
         }
         Self { cluster_id: header.cluster_id, leader, term: header.term, last }
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use quorate_node::Start;
 use quorate_proto::v1::{
     AddNodeRequest, FetchRequest, FetchResponse, Metadata, RemoveNodeRequest, ReplaceNodeRequest,
     TransferLeaderRequest, WatchAck,
@@ -9,9 +10,10 @@ use quorate_proto::v1::{
 use tonic::Code;
 
 use super::calls::{
-    assert_refused, fetch_all, fetch_of, local, register, registration, renewal, spec, with_timeout,
+    assert_refused, fetch_all, fetch_of, in_time, local, register, registration, renewal, spec,
+    with_timeout,
 };
-use super::harness::{Cluster, SOON, eventually};
+use super::harness::{Cluster, eventually};
 use super::stream::{Stream, subscribe_to_prefix};
 
 fn add(id: u64, peer_address: &str) -> AddNodeRequest {
@@ -44,9 +46,6 @@ async fn a_node_that_waits_to_be_taken_in_sends_callers_elsewhere() {
     let mut cluster = Cluster::start(1).await;
     let lease = register(&mut cluster.registry(1), "web", "a").await.lease_id;
     cluster.add_waiting(2).await;
-    fn in_time<T>(message: T) -> tonic::Request<T> {
-        with_timeout(message, SOON)
-    }
     let (mut waiting, mut admin) = (cluster.registry(2), cluster.admin(2));
     let words = ["node 2 is not a member of the cluster", "ask another node"];
     let written = waiting.register(in_time(registration(vec![spec("web", "b")]))).await;
@@ -126,6 +125,40 @@ async fn changes_of_members_that_cannot_be_are_refused_by_name() {
     assert_eq!(cluster.voters(1).await, [1]);
     assert_eq!(other_cluster.voters(7).await, [7]);
     register(&mut cluster.registry(1), "web", "a").await;
+}
+
+/// Somebody has left `bootstrap` where a node is to be taken in. It keeps that in its directory, so
+/// to start it without is not enough, and it says so itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_waits_to_found_a_cluster_is_refused_as_what_it_is() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.add_waiting(2).await;
+    let two = cluster.peer_address(2).to_owned();
+    let founders = [(2, two.clone()), (3, "127.0.0.1:9".to_owned())].into();
+    for start in [Start::Bootstrap(founders), Start::Wait] {
+        cluster.stop(2).await;
+        cluster.config_mut(2).start = start.clone();
+        cluster.restart(2).await;
+        let what_to_do = ["node 2", &two, "waits to found", "without --bootstrap, on an empty"];
+        let refused = cluster.admin(1).add_node(in_time(add(2, &two))).await;
+        let refused = assert_refused(refused, Code::FailedPrecondition, &what_to_do);
+        assert!(!refused.message().contains("cluster ("), "of no cluster: {refused:?}");
+        let waits = match start {
+            Start::Wait => "without that on an empty directory",
+            _ => "start node 3 at 127.0.0.1:9",
+        };
+        eventually(waits, || async {
+            let reason = cluster.own_status(2).await?.condition?.reason;
+            assert!(!reason.contains("cluster add"), "it is refused: {reason}");
+            reason.contains(waits).then_some(())
+        })
+        .await;
+    }
+    cluster.stop(2).await;
+    cluster.wipe(2);
+    cluster.restart(2).await;
+    cluster.admin(1).add_node(in_time(add(2, &two))).await.expect("it is taken in");
+    assert_eq!(cluster.voters(1).await, [1, 2]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

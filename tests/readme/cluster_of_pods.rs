@@ -5,7 +5,7 @@
 #[path = "rescued_pods.rs"]
 mod rescued_pods;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
@@ -87,8 +87,15 @@ pub(super) struct Pods {
     sets: BTreeMap<String, Value>,
     /// By the number of the node.
     nodes: BTreeMap<u64, Running>,
-    /// Started once it was looked for in vain: a pod takes its time.
-    late: Option<u64>,
+    /// Started once they were looked for in vain: a pod takes its time.
+    late: BTreeSet<u64>,
+    /// Founders of nothing, which may end at any time, and whether the manifest makes such.
+    may_end: BTreeSet<u64>,
+    has_founders: bool,
+    /// Pods whose node has ended. Kubernetes starts it again, ever later: not within a test.
+    waiting: BTreeSet<u64>,
+    /// Their claims go with their pods.
+    ending: BTreeSet<u64>,
     /// Of which image each node is.
     images: BTreeMap<u64, String>,
     refused: usize,
@@ -110,7 +117,11 @@ impl Pods {
             ports,
             sets: BTreeMap::new(),
             nodes: BTreeMap::new(),
-            late: None,
+            late: BTreeSet::new(),
+            may_end: BTreeSet::new(),
+            has_founders: false,
+            waiting: BTreeSet::new(),
+            ending: BTreeSet::new(),
             images: BTreeMap::new(),
             refused: 0,
             break_off: None,
@@ -174,7 +185,7 @@ impl Pods {
         fs::create_dir(self.volume(id)).unwrap();
         match id <= 3 {
             true => self.start(id),
-            false => self.late = Some(id),
+            false => drop(self.late.insert(id)),
         }
         Ok(format!("statefulset.apps/{name} created\n"))
     }
@@ -217,7 +228,7 @@ impl Pods {
         let deadline = Instant::now() + 2 * PATIENCE;
         while script.goes_on() {
             assert!(Instant::now() < deadline, "it does not end: {}", script.output());
-            self.nodes.values_mut().for_each(Running::is_running);
+            self.look_at_nodes();
             for call in fs::read_dir(self.directory.join("calls")).unwrap() {
                 let call = call.unwrap().path();
                 let is_new = call.extension().is_some() && !call.join("code").exists();
@@ -286,7 +297,7 @@ impl Pods {
             ["delete", "pod", name] if !self.ended.contains_key(*name) => {
                 let id = number(name);
                 self.stop(id);
-                self.late = Some(id);
+                self.late.insert(id);
                 Ok(format!("pod {name:?} deleted\n"))
             }
             ["wait", "--for=condition=Ready", pod, "--timeout=5m"] => self.wait_for(pod),
@@ -313,7 +324,7 @@ impl Pods {
         let mut running = Running::start(command, &self.directory, "exec");
         let is_well = running.end().success();
         let said = running.output();
-        if said.contains("does not answer at") {
+        if said.contains("; start it first") {
             self.start_late();
         }
         if is_well { Ok(said) } else { Err(said) }
@@ -322,7 +333,7 @@ impl Pods {
     /// A pod that is ready, as its own probe finds it.
     fn wait_for(&mut self, pod: &str) -> Answer {
         let name = pod.strip_prefix("pod/").expect("it is told as what is waited for");
-        if self.late == Some(number(name)) {
+        if self.late.contains(&number(name)) {
             self.start_late();
             return Err(format!("Error from server (NotFound): pods {name:?} not found\n"));
         }
@@ -343,17 +354,24 @@ impl Pods {
     }
 
     fn start_late(&mut self) {
-        if let Some(late) = self.late.take() {
-            self.refused += 1;
-            self.start(late);
-        }
+        let late = std::mem::take(&mut self.late);
+        self.refused += usize::from(!late.is_empty());
+        late.into_iter().for_each(|id| self.start(id));
     }
 
     fn stop(&mut self, id: u64) {
         if let Some(mut node) = self.nodes.remove(&id) {
             node.signal("TERM");
-            node.succeed();
+            let status = node.end();
+            let is_well = status.success() || self.may_end.contains(&id);
+            assert!(is_well, "node {id}: {status}: {}", node.output());
         }
+        self.forget(id);
+    }
+
+    /// What its node has logged since it was started last.
+    pub(super) fn log(&self, id: u64) -> String {
+        self.nodes[&id].output()
     }
 
     pub(super) fn end(mut self) {

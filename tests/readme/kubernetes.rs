@@ -203,6 +203,114 @@ fn nodes_are_added_as_soon_as_they_answer_and_a_refusal_that_stays_is_the_end() 
     says(&said, &["node 4 is in", "belongs to another cluster", "and no QUORATE_BOOTSTRAP"]);
     let ids: Vec<_> = members(1, ports, directory).into_iter().map(|member| member.0).collect();
     assert_eq!(ids, [1, 2, 3, 4]);
+
+    // Where something listens that is not for nodes, as here it is for clients, waiting is no good.
+    let mut turned = another(7, None, directory);
+    for variable in container(&mut turned)["env"].as_array_mut().unwrap() {
+        let name = variable["name"].as_str().unwrap();
+        let other = [("QUORATE_LISTEN", "7101"), ("QUORATE_PEER_LISTEN", "7001")];
+        if let Some((_, port)) = other.into_iter().find(|(of, _)| *of == name) {
+            variable["value"] = format!("0.0.0.0:{port}").into();
+        }
+    }
+    pods.apply(turned).unwrap();
+    let (done, said) = add(&mut pods, &["1", "7"], &flags);
+    assert!(!done, "{said}");
+    says(&said, &["waiting until node 7 answers: ", "; start it first\n"]);
+    assert_eq!(said.matches("waiting until node 7 answers").count(), 1, "once: {said}");
+    let end = &said[said.rfind("error: ").unwrap()..];
+    says(end, &["node 7 does not answer at", "run this again when that is mended"]);
+    assert!(!end.contains("start it first") && !end.contains("kubectl delete"), "{said}");
+    let (done, said) = replace(&mut pods, 3, 7, &flags);
+    assert!(!done, "{said}");
+    says(&said, &["node 7 does not answer at", "quorate-3 was left as it is"]);
+    assert!(!said.contains("waiting until") && pods.sets().contains(&"quorate-3"), "{said}");
+    pods.end();
+}
+
+/// What the script says to do about a node that is not taken in: it goes, with all that it has.
+fn to_begin_anew(said: &str, id: u64) -> String {
+    let lines = said.lines().map(str::trim).filter(|line| line.starts_with("kubectl delete"));
+    let lines: Vec<_> = lines.collect();
+    let claim = format!("kubectl delete pvc data-quorate-{id}-0 --wait=false");
+    assert_eq!(lines, [claim, format!("kubectl delete pod quorate-{id}-0")], "{said}");
+    says(said, &["no QUORATE_BOOTSTRAP", "Take it out of the manifest, apply it,"]);
+    let page = text_of("docs/operations.md");
+    for line in &lines {
+        let shown = line.replace(&format!("quorate-{id}"), "quorate-2");
+        assert!(page.contains(&format!("`{shown}`")), "{shown}");
+    }
+    lines.join("\n") + "\n"
+}
+
+/// To take the founders out is not enough: the pod stays as it was, and its volume keeps them.
+#[test]
+fn a_node_that_waits_for_its_founders_is_taken_in_once_its_pod_and_its_claim_are_new() {
+    let (ports, directory) = (Ports::free(), tempfile::tempdir().unwrap());
+    let directory = directory.path();
+    let mut pods = begin(ports, directory, true);
+    let flags = format!("--token-file {}", directory.join(TOKEN).display());
+    let add = |pods: &mut Pods| {
+        let mut script = Command::new(root().join(ADD));
+        script.args(["1", "4"]).env("QUORATE_FLAGS", &flags);
+        pods.serve(script)
+    };
+    let founders = "4=quorate-4-0.quorate.$(POD_NAMESPACE).svc:7101,\
+                    5=quorate-5-0.quorate.$(POD_NAMESPACE).svc:7101";
+    pods.apply(another(4, Some(founders), directory)).unwrap();
+    let is_refused = |pods: &mut Pods| {
+        let (done, said) = add(pods);
+        assert!(!done, "{said}");
+        says(&said, &["node 4 at ", "waits to found a cluster of its own"]);
+        to_begin_anew(&said, 4)
+    };
+    is_refused(&mut pods);
+    pods.change(another(4, None, directory));
+    let next = is_refused(&mut pods);
+    // Nor is a new pod, and its node does not say that it is to be taken in.
+    walk(&mut pods, next.lines().last().unwrap());
+    let next = is_refused(&mut pods);
+    assert!(!pods.log(4).contains("cluster add"), "{}", pods.log(4));
+    walk(&mut pods, &next);
+    let (done, said) = add(&mut pods);
+    assert!(done, "{said}");
+    says(&said, &["node 4 is in"]);
+    pods.end();
+}
+
+/// The runbook is followed but for QUORATE_BOOTSTRAP: nodes 2 and 3 end, again and again.
+#[test]
+fn who_leaves_the_founders_in_the_manifest_is_told_the_way_out() {
+    let (ports, directory) = (Ports::free(), tempfile::tempdir().unwrap());
+    let directory = directory.path();
+    let mut pods = begin(ports, directory, false);
+    [2, 3].into_iter().for_each(|id| pods.lose_machine(id));
+    let (_, rest) = looked(&mut pods, MAJORITY);
+    let (steps, adding) = rest.split_at(rest.find(&format!("$ {ADD}")).expect("the last step"));
+    pods.leave_founders(true);
+    walk(&mut pods, steps);
+
+    let impatient = file("add-pods.sh").replace("patience_s=300", "patience_s=1");
+    assert_ne!(impatient, file("add-pods.sh"));
+    let hasty = directory.join("hasty.sh");
+    std::fs::write(&hasty, impatient).unwrap();
+    let is_refused = |pods: &mut Pods, id: u64| {
+        let mut script = Command::new("bash");
+        script.arg(&hasty).args(["1", &id.to_string()]);
+        let (done, said) = pods.serve(script);
+        assert!(!done, "{said}");
+        to_begin_anew(&said, id)
+    };
+    for id in [2, 3] {
+        is_refused(&mut pods, id);
+    }
+    pods.leave_founders(false);
+    walk(&mut pods, &format!("kubectl apply -f {MANIFEST}"));
+    let next = [2, 3].map(|id| is_refused(&mut pods, id));
+    walk(&mut pods, &next.concat());
+    says(&walk(&mut pods, adding), &["node 2 is in", "node 3 is in", "OK: node"]);
+    assert_eq!(members(1, ports, directory), voters([1, 2, 3]));
+    says(&asked(ports, directory, "fetch orders"), &["orders-1"]);
     pods.end();
 }
 
@@ -255,20 +363,32 @@ fn looked(pods: &mut Pods, section: &str) -> (String, String) {
     (said, steps[2..].concat())
 }
 
+/// The page has the numbers of the manifest. Here another node had taken the place of one, so the
+/// manifest has its number, and its reader writes that where the page says so.
 #[test]
 fn the_last_volume_of_three_goes_on_with_two_new_ones() {
     let (ports, directory) = (Ports::free(), tempfile::tempdir().unwrap());
     let directory = directory.path();
     let mut pods = begin(ports, directory, false);
-    [2, 3].into_iter().for_each(|id| pods.lose_machine(id));
+    let (done, said) = replace(&mut pods, 3, 4, "");
+    assert!(done, "{said}");
+    let (of_three, of_four) = ("quorate-node: \"3\"", "quorate-node: \"4\"");
+    let manifest = file("kubernetes.yaml").replace("quorate-3", "quorate-4");
+    std::fs::write(directory.join("own.yaml"), manifest.replace(of_three, of_four)).unwrap();
+
+    [2, 4].into_iter().for_each(|id| pods.lose_machine(id));
     let (said, rest) = looked(&mut pods, MAJORITY);
-    let loss = "may be lost: what was acknowledged by nodes 2, 3";
+    let loss = "may be lost: what was acknowledged by nodes 2, 4";
     says(&said, &[loss, "nothing was changed"]);
+    let rest = rest
+        .replace("data-quorate-3-0", "data-quorate-4-0")
+        .replace("add-pods.sh 1 2 3", "add-pods.sh 1 2 4")
+        .replace(MANIFEST, &directory.join("own.yaml").display().to_string());
     let said = walk(&mut pods, &rest);
     says(&said, &[loss, "is a new cluster", "OK: node"]);
     let [made, deleted] = ["is a new cluster", "persistentvolumeclaim"].map(|it| said.find(it));
     assert!(made < deleted, "no claim goes before that: {said}");
-    assert_eq!(members(1, ports, directory), voters([1, 2, 3]));
+    assert_eq!(members(1, ports, directory), voters([1, 2, 4]));
     says(&asked(ports, directory, "fetch orders"), &["orders-1"]);
     pods.end();
 }

@@ -27,20 +27,37 @@ impl Pods {
 
     pub(super) fn rescue(&mut self, args: &[&str]) -> Answer {
         match args {
-            ["scale", "statefulset", names @ .., "--replicas=0"] => {
-                for name in names {
-                    let set = self.sets.get_mut(*name).expect("it is there");
-                    set["spec"]["replicas"] = 0.into();
+            ["scale", "statefulset", "-l", "app=quorate", "--replicas=0"] => {
+                let mut said = String::new();
+                for (name, set) in &mut self.sets {
+                    if set["metadata"]["labels"]["app"] == "quorate" {
+                        set["spec"]["replicas"] = 0.into();
+                        said += &format!("statefulset.apps/{name} scaled\n");
+                    }
                 }
-                Ok(names.iter().map(|name| format!("statefulset.apps/{name} scaled\n")).collect())
+                Ok(said)
             }
             // Until then, each takes its time; where its set wants it, it stays.
-            ["wait", "--for=delete", pods @ .., "--timeout=5m"] => {
-                if let Some(pod) = pods.iter().find(|pod| self.is_wanted(number(pod))) {
-                    return Err(format!("error: timed out waiting for the condition on {pod}\n"));
+            ["wait", "--for=delete", "pod", "-l", "app=quorate", "--timeout=5m"] => {
+                let sets = self.sets.values();
+                let is_ours = |set: &&Value| {
+                    set["spec"]["template"]["metadata"]["labels"]["app"] == "quorate"
+                };
+                let ours: Vec<u64> = sets.filter(is_ours).map(node_of).collect();
+                if let Some(id) = ours.iter().find(|id| self.is_wanted(**id)) {
+                    return Err(format!("error: timed out waiting for pods/quorate-{id}-0\n"));
                 }
-                pods.iter().for_each(|pod| self.stop(number(pod)));
-                Ok(pods.iter().map(|pod| format!("{pod} condition met\n")).collect())
+                ours.iter().for_each(|id| self.stop(*id));
+                Ok(ours.iter().map(|id| format!("pod/quorate-{id}-0 condition met\n")).collect())
+            }
+            // Where its pod is there, the claim stays until that goes.
+            ["delete", "pvc", name, "--wait=false"] => {
+                let id = claimed_by(name);
+                self.ending.insert(id);
+                if !self.has_pod(id) {
+                    self.forget(id);
+                }
+                Ok(format!("persistentvolumeclaim {name:?} deleted\n"))
             }
             ["delete", "persistentvolumeclaim", names @ .., "--ignore-not-found"] => {
                 let deleted = names.iter().map(|name| {
@@ -83,6 +100,42 @@ impl Pods {
         }
     }
 
+    /// They run. Founders of nothing may end until somebody helps them: their pods stay.
+    pub(super) fn look_at_nodes(&mut self) {
+        let mut ended = Vec::new();
+        for (id, node) in &mut self.nodes {
+            if !self.may_end.contains(id) {
+                node.is_running();
+            } else if !node.goes_on() {
+                assert_eq!(node.end().code(), Some(4), "{}", node.output());
+                ended.push(*id);
+            }
+        }
+        for id in ended {
+            self.nodes.remove(&id);
+            self.waiting.insert(id);
+        }
+    }
+
+    /// Who applies the manifest has left QUORATE_BOOTSTRAP in it, or takes it out.
+    pub(crate) fn leave_founders(&mut self, are_left: bool) {
+        self.has_founders = are_left;
+    }
+
+    fn has_pod(&self, id: u64) -> bool {
+        self.nodes.contains_key(&id) || self.waiting.contains(&id)
+    }
+
+    /// Its pod has gone, and what waited for that is done: the next one finds a new claim.
+    pub(super) fn forget(&mut self, id: u64) {
+        self.waiting.remove(&id);
+        self.may_end.remove(&id);
+        if self.ending.remove(&id) {
+            fs::remove_dir_all(self.volume(id)).unwrap();
+            fs::create_dir(self.volume(id)).unwrap();
+        }
+    }
+
     fn claim_of(&self, name: &str) -> PathBuf {
         self.directory.join("claims").join(name)
     }
@@ -107,7 +160,8 @@ impl Pods {
         objects.into_iter().map(|object| self.make(object)).collect()
     }
 
-    /// Of the manifests, as their reader has changed them: who has founded the cluster has gone.
+    /// Of the manifests, as their reader has changed them: who has founded the cluster has gone,
+    /// where it is not left. A pod that is there stays as it is.
     fn make(&mut self, mut object: Value) -> Answer {
         let name = object["metadata"]["name"].as_str().unwrap().to_owned();
         match object["kind"].as_str().unwrap() {
@@ -122,7 +176,9 @@ impl Pods {
             "StatefulSet" => {
                 let env = &mut object["spec"]["template"]["spec"]["containers"][0]["env"];
                 let env = env.as_array_mut().unwrap();
-                env.retain(|variable| variable["name"] != "QUORATE_BOOTSTRAP");
+                let is_left =
+                    |variable: &Value| self.has_founders || variable["name"] != "QUORATE_BOOTSTRAP";
+                env.retain(is_left);
                 object["metadata"]["namespace"] = NAMESPACE.into();
                 let id = node_of(&object);
                 fs::create_dir_all(self.volume(id)).unwrap();
@@ -133,7 +189,10 @@ impl Pods {
                     object["spec"]["replicas"] = was.unwrap_or(1.into());
                 }
                 self.sets.insert(name.clone(), object);
-                if self.is_wanted(id) {
+                if self.is_wanted(id) && !self.has_pod(id) {
+                    if self.has_founders && !self.volume(id).join("data").exists() {
+                        self.may_end.insert(id);
+                    }
                     self.start(id);
                 }
             }

@@ -255,9 +255,14 @@ pub(crate) enum MembershipError {
     #[error("the node at {address} has id {found}, not {wanted}")]
     WrongId { address: String, wanted: NodeId, found: u64 },
     #[error(
-        "the node at {address} belongs to another cluster ({:016x}); start it with an empty data directory", ClusterId::to_wire(*found)
+        "the node at {address} belongs to another cluster ({found}); start it with an empty data directory"
     )]
-    OtherCluster { address: String, found: Option<ClusterId> },
+    OtherCluster { address: String, found: ClusterId },
+    /// Of no cluster yet, and no newcomer either.
+    #[error(
+        "node {id} at {address} waits to found a cluster of its own: it was started with --bootstrap (QUORATE_BOOTSTRAP), and its data directory keeps that; start it without --bootstrap, on an empty directory"
+    )]
+    Founder { id: NodeId, address: String },
     #[error("node {id} was not heard of lately; it cannot lead now")]
     Silent { id: NodeId },
     #[error(

@@ -369,6 +369,13 @@ impl Node {
             };
             return (Standing::Joining, format!("it asks {asks} to take it in; {told}"));
         }
+        // It was started with founders, and now without: no cluster takes it in as it is.
+        if self.peers().identity().founders.is_some() && !self.has_membership() {
+            let reason = "its data directory is that of a founder, of no cluster yet: start it \
+                          with the same --bootstrap again, or, to have it taken in, without that \
+                          on an empty directory";
+            return (Standing::Waiting, reason.to_owned());
+        }
         let reason = format!(
             "it is in no cluster: take it in with `quorate cluster add {id} {at}` at a member; for a new cluster, start it with --bootstrap {id}={at}",
             id = self.id(),

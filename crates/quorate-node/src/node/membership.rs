@@ -142,8 +142,10 @@ impl Node {
         if ![None, ours.cluster_id.map(ClusterId::from)].contains(&found.cluster_id)
             || ![None, ours.founders].contains(&found.founders)
         {
-            let found = found.cluster_id;
-            return Err(refused(MembershipError::OtherCluster { address, found }));
+            return Err(refused(match found.cluster_id {
+                Some(found) => MembershipError::OtherCluster { address, found },
+                None => MembershipError::Founder { id: wanted, address },
+            }));
         }
         self.check_levels(wanted, &address, found.levels)?;
         Ok(Member { peer_address: address, client_address: found.client_address })

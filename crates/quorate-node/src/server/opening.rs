@@ -144,6 +144,8 @@ pub(super) fn tell_of_start(start: &Start, identity: Identity, peer_address: &st
                 );
             }
         }
+        // What a directory with founders waits for is told by `Node::waits_for`.
+        Start::Wait if identity.founders.is_some() => {}
         Start::Wait => tracing::info!(
             "this node is in no cluster, and waits: take it in with `quorate cluster add {id} {peer_address}`, \
              start it with --join MEMBER, or, for a new cluster, with --bootstrap {id}={peer_address}"

@@ -187,6 +187,7 @@ fn code_of_change(error: &MembershipError) -> Code {
         MembershipError::WrongId { .. }
         | MembershipError::NoAnswer { .. }
         | MembershipError::OtherCluster { .. }
+        | MembershipError::Founder { .. }
         | MembershipError::OtherLevels { .. }
         | MembershipError::Levels { .. }
         | MembershipError::Taken { .. }
