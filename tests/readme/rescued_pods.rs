@@ -25,18 +25,20 @@ impl Pods {
         fs::write(self.volume(id).join(LOST), "").unwrap();
     }
 
+    fn scale_to_0(&mut self) -> String {
+        let mut said = String::new();
+        for (name, set) in &mut self.sets {
+            if set["metadata"]["labels"]["app"] == "quorate" {
+                set["spec"]["replicas"] = 0.into();
+                said += &format!("statefulset.apps/{name} scaled\n");
+            }
+        }
+        said
+    }
+
     pub(super) fn rescue(&mut self, args: &[&str]) -> Answer {
         match args {
-            ["scale", "statefulset", "-l", "app=quorate", "--replicas=0"] => {
-                let mut said = String::new();
-                for (name, set) in &mut self.sets {
-                    if set["metadata"]["labels"]["app"] == "quorate" {
-                        set["spec"]["replicas"] = 0.into();
-                        said += &format!("statefulset.apps/{name} scaled\n");
-                    }
-                }
-                Ok(said)
-            }
+            ["scale", "statefulset", "-l", "app=quorate", "--replicas=0"] => Ok(self.scale_to_0()),
             // Until then, each takes its time; where its set wants it, it stays.
             ["wait", "--for=delete", "pod", "-l", "app=quorate", "--timeout=5m"] => {
                 let sets = self.sets.values();

@@ -228,16 +228,16 @@ const ROOMS: [(&str, &[Room]); 7] = [
                     "sample", "cluster", "disk", "programs", "wire", "certs", "output",
                 ],
             ),
+            (
+                "scraping",
+                &["args", "cluster", "disk", "machine", "number", "output", "programs", "workload"],
+            ),
             ("report", &["outcome", "table", "rows", "number", "sample"]),
             ("outcome", &["machine", "rows", "ceiling"]),
             ("table", &["rows", "number", "sample"]),
             ("machine", &[]),
             ("rows", &["targets", "ceiling", "sample", "wire"]),
             ("targets", &["ceiling"]),
-            (
-                "scraping",
-                &["args", "cluster", "disk", "machine", "number", "output", "programs", "workload"],
-            ),
             (
                 "ceiling",
                 &["args", "number", "load", "disk", "ports", "process", "wire", "certs", "output"],

@@ -390,8 +390,8 @@ pub(crate) enum ClusterCommand {
     ///
     /// All that was acknowledged before is in it, whichever node sends it. It is begun where a
     /// quorum (with --local: a node) answers within --timeout; to make and send it may take longer.
-    /// Until it is there whole, and checked, it is `.FILE-XXXXXX.partial`; what a killed one left of
-    /// that in the directory goes with the next, a day later.
+    /// Until it is there whole, and checked, it is `.FILE-XXXXXX.partial`; what a killed one left
+    /// of that in the directory goes with the next, a day later.
     #[command(after_help = "Examples:\n  \
         quorate cluster backup registry.backup\n  \
         quorate cluster backup --local --nodes 10.0.0.2:7001 node-2.backup")]

@@ -148,6 +148,16 @@ fn newer(current: u64) -> Status {
     status
 }
 
+fn check_instances(instances: &[InstanceSpec]) -> Result<(), Status> {
+    if instances.iter().any(|instance| instance.endpoints.is_empty()) {
+        return Err(Status::invalid_argument("endpoints: 0 given, 1 to 32 allowed"));
+    }
+    if instances.iter().any(|instance| instance.load > 1_000_000) {
+        return Err(Status::invalid_argument("load: at most 1000000"));
+    }
+    Ok(())
+}
+
 #[tonic::async_trait]
 impl Registry for Node {
     async fn register(
@@ -156,12 +166,7 @@ impl Registry for Node {
     ) -> Result<Response<RegisterResponse>, Status> {
         self.serve("register", request, |state, mut header, request| {
             state.registered_at.push(std::time::Instant::now());
-            if request.instances.iter().any(|instance| instance.endpoints.is_empty()) {
-                return Err(Status::invalid_argument("endpoints: 0 given, 1 to 32 allowed"));
-            }
-            if request.instances.iter().any(|instance| instance.load > 1_000_000) {
-                return Err(Status::invalid_argument("load: at most 1000000"));
-            }
+            check_instances(&request.instances)?;
             let named = request.incarnation;
             if let Some(max) = state.incarnation_max.filter(|max| named > *max) {
                 state.refused_incarnations += 1;

@@ -24,7 +24,6 @@ use crate::api::grpc::watch::{Asks, Watching};
 use crate::api::grpc::{age_ms, header, is_foreign, min_revision, rights};
 use crate::api::incarnations;
 use crate::error::{CallError, NodeError};
-use crate::net::connections::Line;
 use crate::net::watched::OfWatch;
 use crate::node::Node;
 
@@ -93,12 +92,8 @@ impl Registry for RegistryService {
     }
 
     async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Answer<Self::WatchStream> {
-        let line = Line::of(request.extensions());
-        let watching = self.on_watch(request.map(Asks::new)).await?;
-        let of = OfWatch::new(line, watching.into_inner().into_messages());
-        let mut response = Response::new(stream::empty().boxed());
-        response.extensions_mut().insert(of);
-        Ok(response)
+        door::answer(&self.node, Method::Watch, request.map(Asks::new), |call| self.on_watch(call))
+            .await
     }
 
     async fn list_members(
@@ -273,14 +268,20 @@ impl RegistryService {
         oldest: bool,
     ) -> Answer<Answers<EncodedWatchResponse>> {
         let request = request.map(|subscribe| Asks::one(subscribe, oldest));
-        Ok(self.on_watch(request).await?.map(|watching| watching.into_stream().boxed()))
-    }
-
-    async fn on_watch(&self, request: Request<Asks>) -> Answer<Watching> {
         door::answer(&self.node, Method::Watch, request, async |call| {
-            Watching::begin(self.node.clone(), call).await.map(Response::new)
+            let watching = Watching::begin(self.node.clone(), call).await?;
+            Ok::<_, Status>(Response::new(watching.into_stream().boxed()))
         })
         .await
+    }
+
+    /// Its messages are no stream of tonic's: `net/watched.rs` frames them.
+    async fn on_watch(&self, call: Call<Asks>) -> Answer<Answers<EncodedWatchResponse>> {
+        let line = call.caller.line.clone();
+        let watching = Watching::begin(self.node.clone(), call).await?;
+        let mut response = Response::new(stream::empty().boxed());
+        response.extensions_mut().insert(OfWatch::new(line, watching.into_messages()));
+        Ok(response)
     }
 
     async fn on_list_members(

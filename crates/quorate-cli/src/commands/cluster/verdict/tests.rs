@@ -14,28 +14,24 @@ fn status(leader_id: u64, reachable: &[bool]) -> StatusResponse {
     StatusResponse { header, members: members.collect(), ..Default::default() }
 }
 
+type Row = (StatusResponse, Vec<String>, Health, &'static str, &'static str);
+
+fn down(id: u64) -> Vec<String> {
+    vec![format!("node {id} does not answer: refused")]
+}
+
+fn check(rows: impl IntoIterator<Item = Row>) {
+    for (status, faults, health, meaning, next) in rows {
+        let found = verdict(&View::of(status), &faults);
+        assert_eq!(found.health, health, "{found:?}");
+        assert!(found.meaning.contains(meaning), "{found:?}");
+        assert!(found.next.contains(next) && found.next.is_empty() == next.is_empty());
+    }
+}
+
 #[test]
-fn one_line_says_how_it_is_and_what_to_do() {
-    let down = |id| vec![format!("node {id} does not answer: refused")];
-    let mut low = status(2, &[true, true, true]);
-    low.members[0].disk_low = true;
-    let mut all_low = low.clone();
-    all_low.members.iter_mut().for_each(|member| member.disk_low = true);
-    let mut lags = status(2, &[true; 3]);
-    lags.members[2].lag = LAG_MAX + 1;
-    let with = |condition: Condition| {
-        let mut status = status(2, &[true; 3]);
-        status.members[1].condition = Some(condition);
-        status
-    };
-    let held = |clock_held_ms| with(Condition { clock_held_ms, ..Default::default() });
-    let ends = |days: i64| {
-        let certificate_ends_in_s = Some(days * 86_400);
-        with(Condition { certificate_ends_in_s, ..Default::default() })
-    };
-    let mut mixed = status(2, &[true; 3]);
-    mixed.members[0].version = "0.2.0".to_owned();
-    for (status, faults, health, meaning, next) in [
+fn one_line_says_who_answers_and_what_to_do() {
+    check([
         (status(2, &[true; 3]), vec![], Health::Ok, "node 2 leads, 3 of 3", ""),
         (status(1, &[true]), vec![], Health::Ok, "1 of 1 voters", ""),
         (
@@ -68,6 +64,30 @@ fn one_line_says_how_it_is_and_what_to_do() {
             "start node 2, 3 again",
         ),
         (status(0, &[true, true]), vec![], Health::NoQuorum, "no node leads", "look again"),
+    ]);
+}
+
+#[test]
+fn one_line_says_what_is_wrong_with_those_that_answer() {
+    let mut low = status(2, &[true, true, true]);
+    low.members[0].disk_low = true;
+    let mut all_low = low.clone();
+    all_low.members.iter_mut().for_each(|member| member.disk_low = true);
+    let mut lags = status(2, &[true; 3]);
+    lags.members[2].lag = LAG_MAX + 1;
+    let with = |condition: Condition| {
+        let mut status = status(2, &[true; 3]);
+        status.members[1].condition = Some(condition);
+        status
+    };
+    let held = |clock_held_ms| with(Condition { clock_held_ms, ..Default::default() });
+    let ends = |days: i64| {
+        let certificate_ends_in_s = Some(days * 86_400);
+        with(Condition { certificate_ends_in_s, ..Default::default() })
+    };
+    let mut mixed = status(2, &[true; 3]);
+    mixed.members[0].version = "0.2.0".to_owned();
+    check([
         (low, vec![], Health::Degraded, "the disk of node 1 is", "make room"),
         (all_low, vec![], Health::Degraded, "node 1, 2, 3 is nearly full, and", "make room"),
         (lags, vec![], Health::Degraded, "node 3 lags: it has 5001", "its log"),
@@ -84,12 +104,7 @@ fn one_line_says_how_it_is_and_what_to_do() {
             "node 3 lags",
             "log of that node",
         ),
-    ] {
-        let found = verdict(&View::of(status), &faults);
-        assert_eq!(found.health, health, "{found:?}");
-        assert!(found.meaning.contains(meaning), "{found:?}");
-        assert!(found.next.contains(next) && found.next.is_empty() == next.is_empty());
-    }
+    ]);
 }
 
 /// Whatever else is wrong, this is worse.
