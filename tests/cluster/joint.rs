@@ -61,9 +61,9 @@ async fn while_a_change_is_open_both_halves_are_members_and_count() {
     admin.add_node(4, &address, true).await.expect("a learner");
     cluster.stop(2).await;
 
-    // It begins while node 3 counts as alive, which does not hear of it; node 4 has to answer first.
-    // On a busy machine that may be too late, or another node may lead: it is refused then, and
-    // nothing was begun.
+    // It begins while node 3 counts as alive, which does not hear of it; node 4 has to answer
+    // first. On a busy machine that may be too late, or another node may lead: it is refused then,
+    // and nothing was begun.
     let open = [1, 2, 3, 4];
     let replacing = loop {
         while cluster.leader().await != 1 {

@@ -73,7 +73,7 @@ enum Lane<C: RaftTypeConfig> {
         next_seq: Mutex<u64>,
         thread: Mutex<Option<JoinHandle<()>>>,
     },
-    Inline(Mutex<(u64, Writer<C>)>),
+    Inline(Mutex<(u64, Box<Writer<C>>)>),
 }
 
 /// What the handles, their readers and the writer have in common.
@@ -119,7 +119,7 @@ impl<C: RaftTypeConfig> LogStore<C> {
         });
         let writer = Writer::new(shared.clone(), options.io, found.witness, found.journal);
         let lane = match options.io {
-            Io::Inline => Lane::Inline(Mutex::new((found.next_seq, writer))),
+            Io::Inline => Lane::Inline(Mutex::new((found.next_seq, Box::new(writer)))),
             Io::Thread => {
                 let (queue, waiting) = mpsc::channel(QUEUE_OPERATIONS_MAX);
                 let thread = thread::Builder::new()

@@ -2,6 +2,7 @@
 //! Several fakes can share one registry, as the nodes of a cluster do. Each runs on a runtime of
 //! its own, so that killing it closes its connections.
 
+mod page;
 mod secured;
 mod service;
 mod waits;

@@ -17,8 +17,8 @@ use crate::registering::registrar::DEFAULT_TTL;
 /// the registry's time, which stands still without a leader: the rest is for that.
 const REMEMBERED: Duration = Duration::from_secs(130);
 
-/// A lease ends a TTL after its last renewal, and the other run's TTL is most likely this one's. The
-/// second TTL is for one that was longer before, and for the grace after elections (3 s each).
+/// A lease ends a TTL after its last renewal, and the other run's TTL is most likely this one's.
+/// The second TTL is for one that was longer before, and for the grace after elections (3 s each).
 const TTLS: u32 = 2;
 
 /// A run whose clock is ahead, and whose number no node lets this one go above.

@@ -1,3 +1,5 @@
+//! What is not taken holds up nobody who takes, and is bounded.
+
 use std::sync::atomic::AtomicBool;
 use std::task::Waker;
 
