@@ -1,12 +1,11 @@
 //! Backups whose callers do not read them, or may not have them any more; and of nodes that do not
 //! know all that was acknowledged.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use quorate_client::Client;
+use quorate_node::Tunables;
 use quorate_node::rescue::Backup;
-use quorate_node::{Tunables, set_wall_clock_of_this_thread};
 use quorate_proto::v1::{BackupChunk, BackupRequest, FetchRequest, ResponseHeader};
 use tonic::{Code, Status, Streaming};
 
@@ -15,7 +14,6 @@ use super::calls::{
 };
 use super::guarded::{Guarded, ROOT, by, entry};
 use super::harness::{Cluster, eventually};
-use super::metrics::metrics;
 
 /// As many as a node makes at the same time.
 const BACKUPS_AT_ONCE: usize = 4;
@@ -169,24 +167,4 @@ async fn a_node_that_is_cut_off_makes_no_backup_but_a_local_one() {
     let (header, of_nobody) = local_backup(&cluster, behind).await;
     assert_eq!((header.age_ms, of_nobody.taken_ms()), (u64::MAX, None));
     assert_eq!(ids(&of_nobody), ["early", "late"]);
-}
-
-/// Seconds since 1970.
-static CLOCK: AtomicU64 = AtomicU64::new(2_000_000_000);
-
-/// Once it is right, whoever looks for a backup sees when it was taken: after one day without
-/// another, and not after a year. All of the node runs on this thread.
-#[tokio::test]
-async fn a_clock_that_was_ahead_when_a_backup_was_taken_does_not_matter_later() {
-    set_wall_clock_of_this_thread(|| Duration::from_secs(CLOCK.load(Ordering::Relaxed)));
-    let cluster = Cluster::start(1).await;
-    let taken = async || metrics(&cluster, 1).await["quorate_backup_timestamp_seconds"];
-    let mut backup = cluster.admin(1).backup(BackupRequest::default()).await.unwrap().into_inner();
-    while let Some(_chunk) = backup.message().await.unwrap() {}
-    for clock in [2_000_000_000, 1_900_000_000, 1_900_086_400] {
-        CLOCK.store(clock, Ordering::Relaxed);
-        let (taken, clock) = (taken().await, clock as f64);
-        // The machine may be busy.
-        assert!(taken <= clock && taken > clock - 60.0, "{taken}, by a clock of {clock}");
-    }
 }

@@ -189,10 +189,10 @@ impl RegistrationHandle {
     }
 
     /// For processes that should rather die than run without being registered: resolves when the
-    /// registration could not be confirmed for longer than `after`, counted from the first attempt
-    /// that failed, with what the last one came to; when a newer run took its place, at once. The
-    /// registration goes on trying all the same. Never resolves after a deregistration, nor when
-    /// the handle is dropped.
+    /// registration, or a part of it, could not be confirmed for longer than `after`, counted from
+    /// the first attempt that failed, with what the last one came to; when a newer run took its
+    /// place, at once. The registration goes on trying all the same. Never resolves after a
+    /// deregistration, nor when the handle is dropped.
     ///
     /// ```no_run
     /// # async fn example(registration: quorate_client::RegistrationHandle, serving: impl Future<Output = ()>) {

@@ -21,6 +21,9 @@ const ENTRY_BYTES: usize = 256;
 /// Where the state has become smaller, so many make room at a time: each fetch waits for the lock.
 const DROPPED_AT_ONCE: usize = 64;
 
+/// For a new one, as large as it may be.
+const DROPPED_FOR_ONE: usize = 16 * DROPPED_AT_ONCE;
+
 /// Services as they were last sent. Many callers fetch the same few services, and each time all of
 /// their instances would be converted and encoded; a service of 100 instances is answered from here
 /// in a third of the processor time.
@@ -103,8 +106,10 @@ impl Kept {
         {
             return;
         }
-        // Enough: none takes less.
-        self.drop_to(max - needed, needed.div_ceil(ENTRY_BYTES));
+        self.drop_to(max - needed, DROPPED_FOR_ONE);
+        if self.bytes + needed > max {
+            return; // There is room next time.
+        }
         self.bytes += needed;
         self.places.insert(new.key.clone(), self.services.len());
         self.services.push(new);

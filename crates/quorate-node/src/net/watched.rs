@@ -33,16 +33,16 @@ const LARGE_MAX: usize = 64;
 const OF_CONNECTION_MAX: usize = 16;
 /// Of those watches, messages of one instance that is larger than a small message (113 KiB at
 /// most). Where there are so many, or [`OF_CONNECTION_MAX`] of its connection, a watch waits with
-/// such an instance, in turn; those that were not taken end with their connection.
+/// such an instance, in turn, also where there are places for large messages again meanwhile; those
+/// that were not taken end with their connection.
 const ALONE_MAX: usize = 256;
 /// What a watch may have handed on and is not taken yet when its next message is made, bytes:
 /// HTTP/2 keeps up to 400 KiB of each.
 const UNTAKEN_MAX: usize = 4 * 1024;
 /// Of small messages, so many bytes are counted together: to count each costs more than to send it.
 const LOOSE_MAX: usize = UNTAKEN_MAX / 4;
-/// A connection that has not taken a large message in this time, or one that was made small for
-/// want of room, ends, with the grace that others have: all large ones that an address may have
-/// need 6 Mbit/s for that.
+/// A connection that has not taken a large message in this time ends, with the grace that others
+/// have: all that an address may have need 6 Mbit/s for that.
 const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 
 /// Of one address, or of one connection.
@@ -257,27 +257,20 @@ impl Paced {
 
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
         let Self { line, messages, alone, .. } = self;
-        let mut most = 0;
         let message = ready!(messages(cx, &mut |cx: &mut Context<'_>, least| {
-            most = ready!(may(cx, line, alone, least));
-            Poll::Ready(most)
+            may(cx, line, alone, least)
         }));
-        Poll::Ready(message.map(|message| self.begin(message, most)))
+        Poll::Ready(message.map(|message| self.begin(message)))
     }
 
-    /// Takes in a message that was made when it might have so many bytes.
-    fn begin(&mut self, message: Bytes, most: usize) {
-        let was_scarce = most < usize::MAX;
-        let places = match self.alone.take() {
-            Some(alone) => alone.places,
+    fn begin(&mut self, message: Bytes) {
+        let alone = self.alone.take();
+        let is_large = message.len() >= COUNTED_FROM;
+        let large = is_large.then(|| {
             // Some may have been taken since the look: this message then has none.
-            None if !was_scarce && message.len() >= COUNTED_FROM => {
-                large(&self.line).map(|of| of.clone().try_acquire_owned().ok())
-            }
-            None => [None, None],
-        };
-        let is_expected = was_scarce || message.len() >= COUNTED_FROM;
-        let large = is_expected.then(|| Large::begin(self.line.clone(), places));
+            let free = || large(&self.line).map(|of| of.clone().try_acquire_owned().ok());
+            Large::begin(self.line.clone(), alone.map_or_else(free, |alone| alone.places))
+        });
         self.rest = Some((message, large));
     }
 

@@ -22,7 +22,7 @@ use openraft::{ChangeMembers, Instant as _};
 use quorate_log::NodeId;
 use quorate_proto::ClusterId;
 use tokio::sync::SemaphorePermit;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::error::{MembershipError, NodeError};
 use crate::node::{MemberInfo, Node, said};
@@ -36,6 +36,9 @@ use looks::Looks;
 
 /// How long a node that is to be taken in has to name itself.
 const IDENTIFY_TIMEOUT: Duration = Duration::from_secs(2);
+const IDENTIFY_AGAIN: Duration = Duration::from_millis(200);
+/// How long a learner that is to vote is looked for. Other changes wait meanwhile.
+const LEARNER_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
 /// A membership change or something that belongs to one.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,7 +69,7 @@ impl Node {
             MembershipCall::Add { id, peer_address, learner_only, by_itself } => {
                 self.finish_change().await?;
                 self.check_add(id, by_itself, deadline).await?;
-                self.take_in(id, &peer_address, learner_only).await?;
+                self.take_in(id, &peer_address, learner_only, deadline).await?;
                 if !learner_only {
                     let _turn = self.caught_up(id, turn, deadline).await?;
                     self.promote(id).await?;
@@ -96,6 +99,7 @@ impl Node {
         id: NodeId,
         peer_address: &str,
         learner_only: bool,
+        deadline: Instant,
     ) -> Result<(), NodeError> {
         match self.member(id) {
             Some(member) if member.peer_address != peer_address => {
@@ -106,7 +110,7 @@ impl Node {
             Some(member) => {
                 if !learner_only {
                     let address = self.peers.book.address(id, &member.peer_address);
-                    self.identify(id, &address).await?;
+                    self.identify_learner(id, &address, deadline).await?;
                 }
                 // A learner may have lost its disk; it has no vote to forget, and gets the log from
                 // the beginning.
@@ -123,6 +127,27 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    /// One that is to vote may be cut off, or be started again, while it is waited for.
+    async fn identify_learner(
+        &self,
+        id: NodeId,
+        address: &str,
+        deadline: Instant,
+    ) -> Result<Member, NodeError> {
+        let patience = deadline.saturating_duration_since(Instant::now()) / 2;
+        let until = Instant::now() + patience.min(LEARNER_ANSWERS_WITHIN);
+        loop {
+            match self.identify(id, address).await {
+                Err(NodeError::Membership(MembershipError::NoAnswer { .. }))
+                    if Instant::now() < until =>
+                {
+                    sleep(IDENTIFY_AGAIN).await;
+                }
+                done => return done,
+            }
+        }
     }
 
     /// Asks the node at an address for its id.
@@ -197,7 +222,7 @@ impl Node {
         let size =
             self.voters().iter().filter(|voter| **voter != old && **voter != new).count() + 1;
         let was_member = self.member(new).is_some();
-        self.take_in(new, peer_address, false).await?;
+        self.take_in(new, peer_address, false, deadline).await?;
         let _turn = self.caught_up(new, turn, deadline).await?;
         // By now the old one may be out, or the new one vote: both is what was asked for.
         let swapped = self.swap(old, new, size, deadline).await;

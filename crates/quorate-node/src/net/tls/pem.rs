@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use webpki::anchor_from_trusted_cert;
 
 use crate::net::tls::der;
 use crate::net::tls::error::{ListError, Problem};
@@ -52,7 +53,12 @@ pub(super) fn in_both(new: &[u8], before: &[u8]) -> Vec<u8> {
     let (Ok(_), Ok(all), Ok(known)) = (roots(new), certificates(new), certificates(before)) else {
         return new.to_vec();
     };
-    let are_known = |some: &[CertificateDer<'_>]| some.iter().all(|one| known.contains(one));
+    // A new certificate of a CA's name and key is no other CA.
+    let anchor = |of: &CertificateDer<'_>| Some(anchor_from_trusted_cert(of).ok()?.to_owned());
+    let known: Vec<_> = known.iter().filter_map(anchor).collect();
+    let are_known = |some: &[CertificateDer<'_>]| {
+        some.iter().all(|one| anchor(one).is_some_and(|one| known.contains(&one)))
+    };
     if are_known(&all) {
         return new.to_vec();
     }

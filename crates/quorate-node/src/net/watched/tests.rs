@@ -163,21 +163,6 @@ async fn large_instances_that_are_not_taken_hold_up_those_of_their_connection_al
     assert_eq!(line.watched().alone.available_permits(), ALONE_MAX);
 }
 
-/// Which would keep its snapshot, its names and its place as long as its connection lasts.
-#[tokio::test(start_paused = true)]
-async fn what_is_small_for_want_of_room_is_to_be_taken_in_time() {
-    let counts = Arc::<Counts>::default();
-    let mut unread = watches(CONNECTIONS, PIECE, &counts);
-    let held: Vec<_> = unread.iter_mut().filter_map(taken).collect();
-    let [small, read] = [(); 2].map(|()| Arc::new(Line::new(None, counts.clone())));
-    let _small = taken(&mut watch(&small, PIECE)).unwrap();
-    taken(&mut watch(&read, PIECE)).expect("it is taken at once");
-    drop((held, unread));
-    tokio::time::advance(2 * TAKEN_WITHIN).await;
-    let overdue = [&small, &read].map(|line| line.answers().is_overdue(Instant::now()));
-    assert_eq!(overdue, [true, false]);
-}
-
 #[test]
 fn the_names_of_an_address_have_a_limit_and_are_given_back() {
     let line = line();
