@@ -5,38 +5,11 @@ use std::time::Duration;
 
 use tonic::Code;
 
-use super::{MIB, REGISTERS_EVERY, SOON, Watched, Where};
+use super::{MIB, REGISTERS_EVERY, Watched, Where};
 use crate::cluster::{Node, Settings};
-use crate::small_disk::SmallDisk;
-use crate::wait::{eventually, time_passes};
+use crate::wait::time_passes;
 
 const TTL: Duration = Duration::from_secs(600);
-
-/// A quarter of the reserve.
-const FLOOR: u64 = 8 * MIB;
-
-#[tokio::test(flavor = "multi_thread")]
-async fn disks_at_their_floor_show_everywhere() {
-    let Some(disk) = SmallDisk::mount(128) else { return };
-    let tunables = format!("disk_reserve_bytes = {}", 4 * FLOOR);
-    let settings = Settings { tunables, data_dirs: disk.data_dirs(), ..Settings::default() };
-    let watched = Watched::start(3, settings).await;
-    let asked = watched.nodes(&[0, 1, 2]);
-    watched.cluster.nodes[0].register("kept", "a", TTL).await.unwrap();
-    let leader = watched.cluster.leader().await;
-    disk.fill(FLOOR / 2);
-    eventually("nothing is written", SOON, async || {
-        // What a node gives back makes room.
-        disk.fill_up(FLOOR / 2);
-        let refused = watched.cluster.nodes[leader].deregister("kept", "b", 0).await;
-        let refused = refused.err().filter(|it| it.message().contains("nothing is written"));
-        refused.ok_or("something is")
-    })
-    .await;
-    let at = Where { about: leader, scraped: leader, targets: vec![0, 1, 2], asked };
-    watched.shows("disk at its floor", at).await;
-    disk.make_room();
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_audit_log_that_cannot_be_written_shows_everywhere() {

@@ -220,6 +220,12 @@ fn large(line: &Line) -> [&Arc<Semaphore>; 2] {
     [&line.watches.large, &line.watched().large]
 }
 
+/// Both, or none: where the connection has none, it takes none of the address.
+fn free_places(line: &Line) -> Option<Places> {
+    let [connection, address] = large(line).map(|of| of.clone().try_acquire_owned().ok());
+    Some([Some(connection?), Some(address?)])
+}
+
 /// Places for a message of one large instance, as far as they have come.
 struct Alone {
     waiting: [PollSemaphore; 2],
@@ -267,8 +273,7 @@ impl Paced {
         let alone = self.alone.take();
         let is_large = message.len() >= COUNTED_FROM;
         let large = is_large.then(|| {
-            // Some may have been taken since the look: this message then has none.
-            let free = || large(&self.line).map(|of| of.clone().try_acquire_owned().ok());
+            let free = || free_places(&self.line).unwrap_or_default();
             Large::begin(self.line.clone(), alone.map_or_else(free, |alone| alone.places))
         });
         self.rest = Some((message, large));
