@@ -27,7 +27,7 @@ use tonic::{Request, Status};
 use crate::net::Net;
 use crate::net::tls::Tls;
 use crate::peers::address_book::AddressBook;
-pub(crate) use crate::peers::calls::{listens_there, succeeded_by};
+pub(crate) use crate::peers::calls::{Identified, listens_there, succeeded_by};
 use crate::peers::streams::Streams;
 
 /// Metadata of every peer call: the sender's cluster, 16 hex digits; 0 from a founder that does not

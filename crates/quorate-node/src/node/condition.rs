@@ -118,8 +118,8 @@ pub(crate) struct Seen {
     backup: Mutex<Option<Instant>>,
     /// Why this node was not taken in, as it was told last.
     refusal: Mutex<String>,
-    /// The founders that did not answer when they were asked last.
-    silent: Mutex<String>,
+    /// Why this founder cannot be sure that it founds a new cluster.
+    founding: Mutex<String>,
     /// When this node, as leader, last refused a write for the size of the registry.
     state_full: Mutex<Option<Instant>>,
     /// Members whose state was another than its own, when this node, as leader, compared them last.
@@ -172,14 +172,15 @@ impl Seen {
         self.refusal.lock().expect("invariant: nothing panics under this lock").clone()
     }
 
-    /// These founders did not answer.
-    pub(crate) fn were_silent(&self, founders: &[String]) {
-        *self.silent.lock().expect("invariant: nothing panics under this lock") =
-            founders.join(", ");
+    /// Why this founder cannot be sure yet that it founds a new cluster; empty: it is.
+    pub(crate) fn founding_waits(&self, why: &str) {
+        why.clone_into(
+            &mut self.founding.lock().expect("invariant: nothing panics under this lock"),
+        );
     }
 
-    fn silent(&self) -> String {
-        self.silent.lock().expect("invariant: nothing panics under this lock").clone()
+    fn founding(&self) -> String {
+        self.founding.lock().expect("invariant: nothing panics under this lock").clone()
     }
 
     /// These members were found to have another state.
@@ -350,15 +351,12 @@ impl Node {
         if self.has_founders() {
             let others = self.founders().iter().filter(|founder| **founder != self.id());
             let others: Vec<String> = others.map(ToString::to_string).collect();
-            let reason = match self.seen().silent() {
-                silent if silent.is_empty() => {
-                    format!("it founds the cluster with nodes {}", others.join(", "))
+            let others = others.join(", ");
+            let reason = match self.seen().founding() {
+                why if why.is_empty() => format!("it founds the cluster with nodes {others}"),
+                why => {
+                    format!("it waits for the cluster to be founded, with nodes {others}: {why}")
                 }
-                silent => format!(
-                    "it waits for the cluster to be founded, with nodes {}: start {silent}, which \
-                     did not answer",
-                    others.join(", ")
-                ),
             };
             return (Standing::Waiting, reason);
         }

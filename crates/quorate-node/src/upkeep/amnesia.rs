@@ -13,6 +13,7 @@
 //!   voter says so: a node that is of no cluster yet refuses it (`api/grpc/peer.rs`).
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -21,7 +22,7 @@ use quorate_proto::ClusterId;
 
 use crate::net::endpoint;
 use crate::node::MemberInfo;
-use crate::peers::Peers;
+use crate::peers::{Identified, Peers};
 use crate::raft::network::messages::recalled_from_wire;
 use crate::raft::recall::Reached;
 
@@ -41,11 +42,8 @@ pub(super) enum Verdict {
     /// A node of the founders' list is a member of a cluster that was founded, and this one is not
     /// in it.
     Outside(Outside),
-    /// Not enough of them have answered yet.
-    Unclear {
-        /// Those that did not, with their addresses.
-        silent: Vec<String>,
-    },
+    /// Not enough of them have answered yet, or answer for another cluster: for an operator.
+    Unclear { why: String },
 }
 
 /// A cluster that stands where this node was to found one.
@@ -68,42 +66,64 @@ pub(super) async fn ask_founders(
 ) -> Verdict {
     let others = founders.iter().filter(|(other, _)| **other != id);
     let answers = join_all(others.map(|(other, address)| async move {
-        let answer = peers.identify(*other, address, Some(id), ASK_TIMEOUT).await.ok()?;
-        let floor = answer.recalled.map(recalled_from_wire)?.floor();
-        Some((address, answer, floor))
-    }))
-    .await;
-    let ours = peers.identity().founders;
+        let answer = peers.identify(*other, address, Some(id), ASK_TIMEOUT).await.ok();
+        Answer { from: *other, address, answer }
+    }));
+    judge(peers.identity().founders, &answers.await)
+}
+
+/// What another founder said, if it did.
+struct Answer<'a> {
+    from: NodeId,
+    address: &'a str,
+    answer: Option<Identified>,
+}
+
+/// What the answers of all other founders come to; `ours`: the founders' hash of the one that asks.
+fn judge(ours: Option<NonZeroU64>, answers: &[Answer]) -> Verdict {
     let mut held_to = Reached::default();
-    for (address, answer, floor) in answers.iter().flatten() {
+    let (mut silent, mut elsewhere) = (Vec::new(), Vec::new());
+    for Answer { from, address, answer } in answers {
+        let heard = answer.as_ref().and_then(|it| Some((it, recalled_from_wire(it.recalled?))));
+        let Some((answer, recalled)) = heard else {
+            silent.push(format!("node {from} at {address}"));
+            continue;
+        };
         // What a node of another cluster knows is not about this one.
         let of_these = answer.founders == ours;
         if of_these && answer.knows_caller {
-            return Verdict::Known((*address).clone());
+            return Verdict::Known((*address).to_owned());
         }
-        let theirs = answer.cluster_id.filter(|_| answer.founded);
-        if let Some(cluster_id) = theirs.filter(|_| !(of_these && answer.counts_caller)) {
-            return Verdict::Outside(Outside {
-                cluster_id,
-                told_by: (*address).clone(),
-                members: answer.member_addresses.clone(),
-            });
-        }
-        if of_these {
-            held_to = held_to.or(*floor);
-        }
-    }
-    let answered = answers.iter().flatten().count();
-    match answered >= needed(founders.len()) {
-        true if held_to.is_led() => Verdict::Held(held_to),
-        true => Verdict::New,
-        false => {
-            let others = founders.iter().filter(|(other, _)| **other != id);
-            let silent = others.zip(&answers).filter(|(_, answer)| answer.is_none());
-            let silent = silent.map(|((id, address), _)| format!("node {id} at {address}"));
-            Verdict::Unclear { silent: silent.collect() }
+        let is_counted = of_these && answer.counts_caller;
+        match answer.cluster_id {
+            Some(cluster_id) if answer.founded && !is_counted => {
+                return Verdict::Outside(Outside {
+                    cluster_id,
+                    told_by: (*address).to_owned(),
+                    members: answer.member_addresses.clone(),
+                });
+            }
+            // It is being taken into that cluster, or was taken out of it: the next answer tells.
+            Some(cluster_id) if !of_these => {
+                elsewhere.push(format!(
+                    "node {from} at {address} is of cluster {cluster_id}: stop it, or start this \
+                     node with --join"
+                ));
+            }
+            _ if of_these => held_to = held_to.or(recalled.floor()),
+            _ => {}
         }
     }
+    let answered = answers.len() - silent.len() - elsewhere.len();
+    if answered >= needed(answers.len() + 1) {
+        return if held_to.is_led() { Verdict::Held(held_to) } else { Verdict::New };
+    }
+    let silent = match silent.is_empty() {
+        true => None,
+        false => Some(format!("start {}, which did not answer", silent.join(", "))),
+    };
+    let why: Vec<String> = silent.into_iter().chain(elsewhere).collect();
+    Verdict::Unclear { why: why.join("; ") }
 }
 
 /// How many of the other founders have to answer: so many that those who do not are no quorum, also
@@ -151,7 +171,68 @@ pub(crate) async fn member_knows(id: NodeId, nodes: &[String], peers: &Peers) ->
 
 #[cfg(test)]
 mod tests {
+    use quorate_proto::peer::v1 as wire;
+    use quorate_state::Levels;
+
     use super::*;
+
+    const OURS: Option<NonZeroU64> = NonZeroU64::new(7);
+
+    /// A node that has nothing.
+    fn empty(founders: Option<NonZeroU64>) -> Identified {
+        Identified {
+            node_id: 3,
+            cluster_id: None,
+            founders,
+            client_address: String::new(),
+            founded: false,
+            leads: false,
+            counts_caller: false,
+            knows_caller: false,
+            member_addresses: Vec::new(),
+            recalled: Some(wire::Recalled::default()),
+            in_as_of: 0,
+            out_as_of: 0,
+            hears_leader: false,
+            removed: false,
+            levels: Levels::OWN,
+        }
+    }
+
+    /// Of three founders, this one asks node 2, which has nothing, and node 3.
+    fn judged(third: Option<Identified>) -> Verdict {
+        let answer =
+            |id, address, answer| Answer { from: NodeId::new(id).unwrap(), address, answer };
+        judge(OURS, &[answer(2, "b:1", Some(empty(OURS))), answer(3, "c:1", third)])
+    }
+
+    #[test]
+    fn one_of_another_cluster_does_not_let_this_one_be_founded() {
+        let cluster_id = ClusterId::new(0xc1);
+        let of_it = Identified { cluster_id, ..empty(None) };
+        // While it is taken in there, or after it was taken out.
+        let Verdict::Unclear { why } = judged(Some(of_it.clone())) else {
+            panic!("it counts as one of ours");
+        };
+        assert!(why.contains("node 3 at c:1 is of cluster"), "{why}");
+        assert!(!why.contains("did not answer"), "{why}");
+        // A member of it says that it stands.
+        let member = Identified { founded: true, ..of_it.clone() };
+        assert!(matches!(judged(Some(member)), Verdict::Outside(_)));
+        // One that founds with us knows the id first.
+        let ours = Identified { founders: OURS, counts_caller: true, ..of_it };
+        assert_eq!(judged(Some(ours)), Verdict::New);
+    }
+
+    #[test]
+    fn a_founder_is_new_when_those_that_answer_have_nothing() {
+        assert_eq!(judged(Some(empty(OURS))), Verdict::New);
+        assert_eq!(judged(Some(empty(None))), Verdict::New, "it waits to be taken in");
+        let silent = Verdict::Unclear { why: "start node 3 at c:1, which did not answer".into() };
+        assert_eq!(judged(None), silent);
+        let knows = Identified { knows_caller: true, ..empty(OURS) };
+        assert_eq!(judged(Some(knows)), Verdict::Known("c:1".into()));
+    }
 
     #[test]
     fn so_many_answer_that_no_quorum_can_have_formed_without_them() {

@@ -153,11 +153,11 @@ impl MemberLoop {
         let id = self.node.id();
         if !self.node.takes_part() {
             let verdict = ask_founders(id, founders, self.node.peers()).await;
-            let silent = match &verdict {
-                Verdict::Unclear { silent } => silent.as_slice(),
-                _ => &[],
+            let why = match &verdict {
+                Verdict::Unclear { why } => why.as_str(),
+                _ => "",
             };
-            self.node.seen().were_silent(silent);
+            self.node.seen().founding_waits(why);
             match verdict {
                 Verdict::New => self.node.take_part(),
                 Verdict::Held(floor) => {
