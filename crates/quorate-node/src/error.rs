@@ -79,6 +79,10 @@ pub(crate) enum NodeError {
         still_done(*is_at_floor)
     )]
     DiskFull { node: NodeId, free_bytes: u64, reserve_bytes: u64, is_at_floor: bool },
+    /// Nothing can be written, and what was handed in before, perhaps this very write, is not
+    /// committed.
+    #[error("{full}; whether this was done before is not known, as entries wait to be committed")]
+    Unsettled { full: Box<NodeError> },
     /// The registry would be larger than the leader lets it grow.
     #[error(
         "the registry takes {bytes} bytes and would grow beyond its limit, state_bytes_max = {limit} on node {node}: deregister some, or raise it on all nodes"

@@ -3,13 +3,60 @@
 use std::path::Path;
 use std::time::Duration;
 
+use tokio::time::timeout;
 use tonic::Code;
 
-use super::{MIB, REGISTERS_EVERY, Watched, Where};
+use super::{MIB, REGISTERS_EVERY, SOON, Watched, Where};
 use crate::cluster::{Node, Settings};
-use crate::wait::time_passes;
+use crate::small_disk::SmallDisk;
+use crate::wait::{eventually, time_passes};
 
 const TTL: Duration = Duration::from_secs(600);
+
+/// A quarter of the reserve.
+const FLOOR: u64 = 8 * MIB;
+
+/// A call that is not answered within this waits for its deadline.
+const WAITS: Duration = Duration::from_secs(10);
+
+/// The leader's disk fills last, when it has an entry that no follower took: whoever asks hears of
+/// the disk, and not at the call's deadline that the leader was late.
+#[tokio::test(flavor = "multi_thread")]
+async fn disks_at_their_floor_show_everywhere() {
+    let disks: Vec<SmallDisk> = (0..3).map_while(|_| SmallDisk::mount(64)).collect();
+    if disks.len() < 3 {
+        return;
+    }
+    let tunables = format!("disk_reserve_bytes = {}", 4 * FLOOR);
+    let data_dirs = (1..).zip(disks.iter().map(SmallDisk::data_dir)).collect();
+    let settings = Settings { tunables, data_dirs, ..Settings::default() };
+    let watched = Watched::start(3, settings).await;
+    let asked = watched.nodes(&[0, 1, 2]);
+    watched.cluster.nodes[0].register("kept", "a", TTL).await.unwrap();
+    let leader = watched.cluster.leader().await;
+    // What a node gives back makes room.
+    let fill = |places: &[usize]| places.iter().for_each(|at| disks[*at].fill_up(FLOOR / 2));
+    let followers: Vec<usize> = (0..3).filter(|at| *at != leader).collect();
+    let told = async || {
+        let call = watched.cluster.nodes[leader].deregister("kept", "b", 0);
+        let answer = timeout(WAITS, call).await.ok()?;
+        Some(answer.expect_err("it is not registered").message().to_owned())
+    };
+    eventually("no follower takes an entry", SOON, async || {
+        fill(&followers);
+        told().await.map_or(Ok(()), Err)
+    })
+    .await;
+    eventually("nothing is written", SOON, async || {
+        fill(&[0, 1, 2]);
+        let told = told().await.unwrap_or_default();
+        if told.contains("nothing is written") { Ok(()) } else { Err(told) }
+    })
+    .await;
+    let at = Where { about: leader, scraped: leader, targets: vec![0, 1, 2], asked };
+    watched.shows("disk at its floor", at).await;
+    disks.iter().for_each(SmallDisk::make_room);
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_audit_log_that_cannot_be_written_shows_everywhere() {

@@ -29,7 +29,7 @@ pub(super) struct State {
 const SERVING: Option<ServingStatus> = Some(ServingStatus::Serving);
 const NOT_SERVING: Option<ServingStatus> = Some(ServingStatus::NotServing);
 
-pub(super) const STATES: [State; 14] = [
+pub(super) const STATES: [State; 15] = [
     State {
         name: "healthy",
         first: &["OK: node ", " leads, 3 of 3 voters answer"],
@@ -147,6 +147,23 @@ pub(super) const STATES: [State; 14] = [
             "QuorateDiskRefuses",
         ],
         shows: |metrics| metrics.of("quorate_proposals_failed_total{reason=\"disk_full\"}") > 0.0,
+    },
+    State {
+        name: "disk at its floor",
+        first: &["NO WRITES: the disk of node ", "nothing is written, and no lease ends"],
+        code: 2,
+        doctor: ("disks", "below a quarter of its reserve"),
+        doctor_code: 2,
+        ready: (503, "nothing is written"),
+        health: NOT_SERVING,
+        also: "LOW",
+        alerts: &[
+            "QuorateClockHeld",
+            "QuorateDiskFills",
+            "QuorateDiskFull",
+            "QuorateWritesRefused",
+        ],
+        shows: |metrics| metrics.is("quorate_writes_refused{reason=\"disk_floor\"}", 1.0),
     },
     // The others do what comes to them.
     State {

@@ -361,7 +361,7 @@ impl Drop for Counted<'_> {
 /// The label of a write that could not be committed.
 fn failed_for(error: &NodeError) -> &'static str {
     match error {
-        NodeError::DiskFull { .. } => "disk_full",
+        NodeError::DiskFull { .. } | NodeError::Unsettled { .. } => "disk_full",
         NodeError::StateFull { .. } => "state_full",
         NodeError::Overloaded { .. } => "overloaded",
         NodeError::NotLeader { .. } => "lost_lead",

@@ -1,5 +1,7 @@
 //! Whether there is room for a write: on the disk, in the log, in the registry.
 
+use std::time::Duration;
+
 use openraft::async_runtime::watch::WatchReceiver as _;
 use quorate_state::{Op, Reply, Request};
 
@@ -12,6 +14,10 @@ const BACKLOG_MAX: usize = 50_000;
 /// What was deregistered a short while ago may come back where the registry is beyond its limit by
 /// up to this part: else no process could be started again once another has taken its place.
 const RETURN_PART: usize = 20;
+
+/// Where the disk is at its floor, entries that no quorum has room for may wait for long. Whoever
+/// waits for them is told after this.
+const SETTLED_WITHIN: Duration = Duration::from_secs(1);
 
 impl Node {
     /// What goes into the log for a write, and whether that takes room while it is under way:
@@ -108,7 +114,7 @@ impl Node {
     /// log now, the end of which it returns.
     ///
     /// # Errors
-    /// It does not lead any more, or stops.
+    /// It does not lead any more, or stops; [`NodeError::Unsettled`] at the disk's floor.
     pub(super) async fn apply_all(&self) -> Result<u64, NodeError> {
         let given_up = self.applied.lock().pending.given_up();
         let mut positions = self.applied.positions();
@@ -128,9 +134,19 @@ impl Node {
                 return Err(NodeError::NotLeader { node: self.id });
             }
             () = self.stop.cancelled() => return Err(NodeError::Stopping { node: self.id }),
+            full = self.stays_at_floor() => return Err(NodeError::Unsettled { full: full.into() }),
         };
         self.applied.lock().pending.forget(given_up);
         Ok(last)
+    }
+
+    async fn stays_at_floor(&self) -> NodeError {
+        loop {
+            tokio::time::sleep(SETTLED_WITHIN).await;
+            if let Err(full) = self.disk.check_floor() {
+                return full;
+            }
+        }
     }
 }
 

@@ -163,6 +163,7 @@ fn code(error: &CallError) -> Code {
             | NodeError::Recalling { .. }
             | NodeError::RolledBack { .. }
             | NodeError::SnapshotLate { .. }
+            | NodeError::Unsettled { .. }
             | NodeError::Stopping { .. }
             | NodeError::PeerUnreachable { .. } => Code::Unavailable,
             NodeError::Ahead { .. } => Code::OutOfRange,
@@ -226,6 +227,9 @@ mod tests {
             NodeError::Recalling { node },
             NodeError::RolledBack { node, acknowledged: 9, term: 1 },
             NodeError::SnapshotLate { waited_ms: 5 },
+            NodeError::Unsettled {
+                full: Box::new(NodeError::StateFull { node, bytes: 9, limit: 9 }),
+            },
             NodeError::Stopping { node },
             NodeError::PeerUnreachable { node, address, why: Unanswered::Late },
             NodeError::Rejected(Rejection::RequestForgotten),

@@ -72,6 +72,13 @@ fn a_client_of_another_node_sees_what_one_of_the_leader_sees() {
             false,
             false,
         ),
+        (
+            NodeError::Unsettled {
+                full: Box::new(NodeError::StateFull { node, bytes: 9, limit: 9 }),
+            },
+            false,
+            false,
+        ),
         (NodeError::StateFull { node, bytes: 9, limit: 9 }, false, false),
         (NodeError::Rejected(Rejection::RequestForgotten), false, false),
         (NodeError::Rejected(Rejection::NewerIncarnation { key: key(), current }), false, false),
