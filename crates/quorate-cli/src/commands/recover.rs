@@ -74,7 +74,10 @@ pub(crate) async fn recover(args: &RecoverArgs) -> Result<(), Failure> {
 
 /// The day of the commit that this was built from, where the version has it.
 fn built_on(version: &str) -> Option<&str> {
-    version.strip_suffix(')')?.rsplit(' ').next()
+    let day = version.strip_suffix(')')?.rsplit(' ').next()?;
+    let is_day =
+        |at, byte: u8| if at == 4 || at == 7 { byte == b'-' } else { byte.is_ascii_digit() };
+    (day.len() == 10 && day.bytes().enumerate().all(|(at, byte)| is_day(at, byte))).then_some(day)
 }
 
 /// Where the directory was copied with this clock, its files are as wrong. A commit's day is of
@@ -240,6 +243,10 @@ mod tests {
     fn a_clock_from_before_this_program_was_made_is_wrong() {
         let built = built_on("0.2.0 (3f9c1d2e0 2026-11-28)");
         assert_eq!((built, built_on("0.2.0")), (Some("2026-11-28"), None));
+        // As somebody who packages it may name the commit.
+        for version in ["0.2.0 (unstable)", "0.2.0 (v2026-11-2)", "0.2.0 (deb 2026/11/28)"] {
+            assert_eq!(built_on(version), None, "{version}");
+        }
         let at = |days: u64| Duration::from_secs(days * 86_400);
         assert!(is_not_before(at(0), None).is_ok(), "nobody knows");
         // 1970, 2026-11-26, -27 and -28.
