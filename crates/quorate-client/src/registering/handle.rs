@@ -258,7 +258,9 @@ impl RegistrationHandle {
     /// has made it. It stays wanted where the registration itself cannot be made as it is: while an
     /// older run is waited for ([`Gone::Superseded`]), and while no node takes its incarnation.
     /// [`Error::Unreachable`]: the change stays wanted, and is made when the registry can be
-    /// reached again, unless that finds it wrong. The registration is renewed in both cases.
+    /// reached again, unless that finds it wrong. Where several have waited, only what is wrong is
+    /// given up: status, weight, load and metadata are made one after the other then. The
+    /// registration is renewed in both cases.
     /// [`Error::Superseded`], [`Error::AlreadyDeregistered`], also when that is called meanwhile.
     pub async fn update(&self, update: Update) -> Result<(), Error> {
         self.change(None, update).await

@@ -28,6 +28,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
+use self::changing::Apart;
 use self::incarnation::OlderRun;
 use super::claims::{Claim, new_incarnation};
 use super::handle::{Command, Gone, Lease, RegistrationState};
@@ -93,6 +94,7 @@ pub(super) struct Keeper {
     is_incomplete: bool,
     /// What the registry took last; before that, what the application began with.
     accepted: Vec<InstanceSpec>,
+    apart: Option<Apart>,
     /// Whether it was there before.
     was_there: bool,
     /// When the next renewal is due, while there is a lease. Commands that fail must not be able to
@@ -136,6 +138,7 @@ impl Keeper {
             core,
             claim,
             accepted: registration.instances.clone(),
+            apart: None,
             was_there: false,
             wanted: registration.instances,
             ttl: registration.ttl,
@@ -334,6 +337,7 @@ impl Keeper {
         }
         let wait = match decision {
             Decision::RetryElsewhere | Decision::TryOthers => {
+                self.hears_nothing_of_older_run();
                 self.rounds.wait(&self.core.endpoints)
             }
             Decision::Superseded if self.take_higher_incarnation(status) => Duration::ZERO,
@@ -417,13 +421,13 @@ impl Keeper {
         if std::mem::replace(&mut self.was_there, true) && self.lease.is_none() {
             counts.reregistrations.one_more();
         }
-        self.accepted.clone_from(&self.wanted);
         self.lease = Some(Held { lease, interval });
         // A registration that is renewed often has to be back soon after an outage, too.
         self.rounds.cap(interval);
         self.renewing = None;
         self.renew_at = Instant::now() + next_renewal(interval);
         (self.register_at, self.is_incomplete) = (None, false);
+        self.accepted();
         (self.higher_incarnations, self.older_run) = (0, OlderRun::Unknown);
         self.registered(lease);
         Ok(())

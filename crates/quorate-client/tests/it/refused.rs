@@ -81,6 +81,55 @@ async fn a_wrong_update_in_an_outage_is_given_up_after_it() {
     assert_eq!(held(&fakes[0]).load, 2);
 }
 
+/// What is wrong is no reason to give up what is right: a process that drains stays so.
+#[tokio::test]
+async fn a_wrong_update_in_an_outage_takes_no_right_one_with_it() {
+    let fakes = Fake::cluster(1);
+    let client = client(&fakes).await;
+    let handle = client.register(orders()).await.unwrap();
+    fakes[0].set(Mode::Unavailable);
+    let waiting = Update::new().status(InstanceStatus::OutOfService).weight(7);
+    for update in [waiting, Update::new().load(1_000_001), Update::new().metadata([("a", "b")])] {
+        let unreachable = within(handle.update(update)).await;
+        assert!(matches!(unreachable, Err(Error::Unreachable { .. })), "{unreachable:?}");
+    }
+    fakes[0].set(Mode::Honest);
+    let out = InstanceStatus::OutOfService as i32;
+    let is_right = |held: &Instance| {
+        held.status == out && held.weight == 7 && held.load == 0 && held.metadata.contains_key("a")
+    };
+    until("all but that are made", || held_now(&fakes[0]).is_some_and(|held| is_right(&held)))
+        .await;
+    let asked = fakes[0].calls("register");
+    let RegistrationState::Registered(lease) = handle.state() else { panic!("{handle:?}") };
+    renewals_go_on(&fakes[0], lease.id).await;
+    assert_eq!(fakes[0].calls("register"), asked, "that is all");
+}
+
+/// Also where a change that comes meanwhile is made first.
+#[tokio::test]
+async fn what_waited_beside_a_wrong_update_is_made_after_the_next() {
+    let fakes = Fake::cluster(1);
+    let client = client(&fakes).await;
+    let handle = client.register(orders()).await.unwrap();
+    fakes[0].set(Mode::Unavailable);
+    for update in [Update::new().weight(7), Update::new().load(1_000_001)] {
+        let unreachable = within(handle.update(update)).await;
+        assert!(matches!(unreachable, Err(Error::Unreachable { .. })), "{unreachable:?}");
+    }
+    // Until then nothing is tried in the background.
+    fakes[0].state().retry_after = Duration::from_secs(10);
+    fakes[0].set(Mode::Overloaded);
+    let asked = fakes[0].calls("register");
+    until("it is told to wait", || fakes[0].calls("register") > asked).await;
+    fakes[0].set(Mode::Honest);
+    within(handle.set_status(InstanceStatus::OutOfService)).await.expect("it is right");
+    let out = InstanceStatus::OutOfService as i32;
+    let is_right = |held: &Instance| held.status == out && held.weight == 7;
+    until("what waited is made", || held_now(&fakes[0]).is_some_and(|held| is_right(&held))).await;
+    assert_eq!(held(&fakes[0]).load, 0);
+}
+
 /// As it was to begin with, it is right.
 #[tokio::test]
 async fn nor_does_one_keep_a_registration_away_that_was_never_there() {

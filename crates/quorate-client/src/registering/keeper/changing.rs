@@ -15,6 +15,50 @@ use crate::nodes::stub::registry;
 use crate::nodes::write::Write;
 use crate::types::{InstanceSpec, Update};
 
+/// What a change may be of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Field {
+    Status,
+    Weight,
+    Load,
+    Metadata,
+}
+
+/// In this order they are made, where they are made apart: who drains is not to get calls meanwhile.
+const FIELDS: [Field; 4] = [Field::Status, Field::Weight, Field::Load, Field::Metadata];
+
+impl Field {
+    /// Those that differ.
+    fn of_difference(from: &[InstanceSpec], to: &[InstanceSpec]) -> Vec<Self> {
+        let differs = |field: &Self| {
+            let mut changed = from.to_vec();
+            field.copy(to, &mut changed);
+            changed != from
+        };
+        FIELDS.into_iter().filter(differs).collect()
+    }
+
+    /// Both have the same instances, in the same order.
+    fn copy(self, from: &[InstanceSpec], to: &mut [InstanceSpec]) {
+        for (from, to) in from.iter().zip(to) {
+            match self {
+                Self::Status => to.status = from.status,
+                Self::Weight => to.weight = from.weight,
+                Self::Load => to.load = from.load,
+                Self::Metadata => to.metadata.clone_from(&from.metadata),
+            }
+        }
+    }
+}
+
+/// Changes that no node took together, perhaps for one of them: each is made by itself.
+#[derive(Debug)]
+pub(super) struct Apart {
+    all: Vec<InstanceSpec>,
+    /// What comes after that which is being made.
+    left: std::vec::IntoIter<Field>,
+}
+
 /// A call to register failed.
 #[derive(Debug)]
 pub(in crate::registering) struct NotRegistered {
@@ -79,7 +123,11 @@ impl Keeper {
             CallError::Refused { status, .. } if !is_first && is_wrong_incarnation(status) => {
                 Some(self.rounds.wait_whole_round())
             }
-            _ => None,
+            CallError::Unreachable(_) => {
+                self.hears_nothing_of_older_run();
+                None
+            }
+            CallError::Refused { .. } => None,
         };
         let may_be_done = match &error {
             CallError::Unreachable(_) => true,
@@ -98,15 +146,58 @@ impl Keeper {
         NotRegistered { error, may_be_done, again_in }
     }
 
-    /// Gives up a change that no node takes: it was wanted while nobody could say so.
+    /// Gives up a change that no node takes: it was wanted while nobody could say so. Where there
+    /// are several, each is tried by itself first.
     pub(super) fn give_up_change(&mut self, status: &Status) -> bool {
         if self.accepted == self.wanted || !is_wrong(status.code()) {
             return false;
         }
-        let why = status.message();
-        tracing::warn!(why, "no node takes a change of a registration: it is given up");
-        self.wanted.clone_from(&self.accepted);
+        match self.apart {
+            None => self.take_apart(self.wanted.clone(), status.message()),
+            Some(_) => {
+                given_up(status.message());
+                self.next_apart();
+            }
+        }
         true
+    }
+
+    /// No node takes all of this together.
+    fn take_apart(&mut self, all: Vec<InstanceSpec>, why: &str) {
+        let left = Field::of_difference(&self.accepted, &all);
+        match left.len() {
+            0 | 1 => given_up(why),
+            _ => self.apart = Some(Apart { all, left: left.into_iter() }),
+        }
+        self.next_apart();
+    }
+
+    /// Goes on with the next one of what is made apart, if there is one.
+    fn next_apart(&mut self) {
+        self.wanted.clone_from(&self.accepted);
+        match self.apart.as_mut().and_then(|apart| apart.left.next()) {
+            Some(field) => {
+                let all = &self.apart.as_ref().expect("invariant: the field is of it").all;
+                field.copy(all, &mut self.wanted);
+                self.register_at = Some(Instant::now());
+            }
+            None => self.apart = None,
+        }
+    }
+
+    /// What was wanted is taken. Where it was made apart, the next one comes.
+    pub(super) fn accepted(&mut self) {
+        self.accepted.clone_from(&self.wanted);
+        if self.apart.is_some() {
+            self.next_apart();
+        }
+    }
+
+    /// What is made apart is wanted again as a whole, but for what was found wrong.
+    fn put_together(&mut self) {
+        if let Some(Apart { all, left }) = self.apart.take() {
+            left.for_each(|field| field.copy(&all, &mut self.wanted));
+        }
     }
 
     pub(super) async fn update(
@@ -115,6 +206,7 @@ impl Keeper {
         update: &Update,
         deadline: Instant,
     ) -> Result<(), Error> {
+        self.put_together();
         let before = self.wanted.clone();
         let changed = apply(update, only, &mut self.wanted);
         if let (0, Some((service, id))) = (changed, only) {
@@ -154,7 +246,7 @@ impl Keeper {
     }
 
     /// A change that has waited since an outage may be what no node takes. Without it, this one
-    /// tells: where it is made alone, the other is given up.
+    /// tells: where it is made alone, what has waited is taken apart.
     async fn register_without_what_waited(
         &mut self,
         deadline: Instant,
@@ -166,11 +258,15 @@ impl Keeper {
         let both = std::mem::replace(&mut self.wanted, alone);
         let registered = self.register_now(deadline, false).await;
         match &registered {
-            Ok(()) => tracing::warn!("no node takes a change that has waited: it is given up"),
+            Ok(()) => self.take_apart(both, "it has waited, and others are taken"),
             Err(_) => self.wanted = both,
         }
         registered
     }
+}
+
+fn given_up(why: &str) {
+    tracing::warn!(why, "no node takes a change of a registration: it is given up");
 }
 
 /// Changes all of them or only one; how many that were.

@@ -76,6 +76,13 @@ impl Keeper {
         waits.then(|| rights_pause(self.rounds.wait_whole_round()))
     }
 
+    /// While no node answers, no lease ends either: it is waited for anew.
+    pub(super) fn hears_nothing_of_older_run(&mut self) {
+        if let OlderRun::Holds { .. } = self.older_run {
+            self.older_run = OlderRun::Left;
+        }
+    }
+
     fn longest_wait(&self) -> Duration {
         let ttl = self.ttl.unwrap_or(DEFAULT_TTL).min(Duration::from_millis(TTL_MAX_MS));
         (ttl * TTLS).max(REMEMBERED)
@@ -151,6 +158,20 @@ mod tests {
             let RegistrationState::Gone(gone) = *state.borrow() else { panic!("it goes on") };
             assert_eq!(gone, Gone::Superseded { current });
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_is_no_part_of_the_wait_for_an_older_run() {
+        let (mut keeper, _state, far) = left(15 * SECOND);
+        assert_eq!(keeper.registration_failed(held_by(far)), Next::Keep);
+        for _ in 0..2 {
+            advance(100 * SECOND).await;
+            let nobody = Failure::answered("register", Status::unavailable("no leader"));
+            assert_eq!(keeper.registration_failed(nobody), Next::Keep);
+        }
+        assert_eq!(keeper.registration_failed(held_by(far)), Next::Keep, "its lease is as before");
+        advance(131 * SECOND).await;
+        assert_eq!(keeper.registration_failed(held_by(far)), Next::Stop);
     }
 
     #[tokio::test(start_paused = true)]
