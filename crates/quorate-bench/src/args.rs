@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::workload::Workload;
+use crate::workload::repeated::Repeated;
 
 /// Measures a three-node cluster on this machine: real processes, real disks
 #[derive(Debug, Parser)]
@@ -99,7 +100,10 @@ pub(crate) enum ComparePeer {
 
 #[derive(Debug, Args)]
 pub(crate) struct ScrapingArgs {
-    /// Pairs of rounds of W1 to W4, one scraped and one not
+    /// Only these workloads, e.g. w3
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) only: Vec<Repeated>,
+    /// Pairs of rounds of each workload, one scraped and one not
     #[arg(long, default_value_t = 20)]
     pub(crate) pairs: u32,
     /// The share of the work that is done: less than 1 for a look, not for a figure

@@ -15,7 +15,8 @@ use crate::cluster::{Cluster, Programs};
 use crate::disk::Workspace;
 use crate::machine::Machine;
 use crate::number::number;
-use crate::workload::{Round, Setting, repeated};
+use crate::workload::repeated::{self, Repeated};
+use crate::workload::{Round, Setting};
 use crate::{output, programs};
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -42,7 +43,8 @@ pub(crate) async fn run(args: &ScrapingArgs) -> Result<()> {
     output::line(
         "with a scrape of each node a second, divided by without: the median of the pairs, and where it lies (95 %)",
     );
-    for workload in repeated::ALL {
+    let wanted = |workload: &Repeated| args.only.is_empty() || args.only.contains(workload);
+    for workload in repeated::ALL.into_iter().filter(wanted) {
         let mut pairs = Vec::new();
         let mut work = repeated::begin(workload, &setting).await?;
         work.round().await.context("to warm up")?;

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use clap::ValueEnum;
 
 use super::{LONG_TTL, Setting, fetch, renew, verify, watch};
 use crate::cluster::Cluster;
@@ -18,11 +19,19 @@ const WINDOW: usize = 32;
 const SECONDS: f64 = 3.0;
 const WATCHERS: watch::Shape = watch::shape("", 1_000, 30, None);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Repeated {
+    /// Registrations, each with a lease of its own
+    #[value(name = "w1")]
     Registrations,
+    /// Renewals, one lease a message
+    #[value(name = "w2")]
     Renewals,
+    /// Fetches of a service of 100 instances
+    #[value(name = "w3")]
     Fetches,
+    /// Events to 1,000 watchers
+    #[value(name = "w4")]
     Events,
 }
 
