@@ -182,7 +182,7 @@ impl Node {
         }
         self.finish_change().await?;
         if self.member(id).is_none() {
-            return Ok(());
+            return self.make_known().await;
         }
         self.once_heard(|| self.check_quorum()).await?;
         let voters = self.voters();
@@ -231,10 +231,12 @@ impl Node {
             && !error.may_pass()
             && !was_member
             && is_learner
+            && !matches!(reason, MembershipError::Mute { .. })
         {
             // Only if something changed since it was checked.
             tracing::info!(new = new.get(), %reason, "refused; taking the new node out again");
-            self.change(ChangeMembers::RemoveNodes(BTreeSet::from([new]))).await?;
+            let taken_out = self.change(ChangeMembers::RemoveNodes(BTreeSet::from([new]))).await;
+            or_not_known(taken_out)?;
         }
         swapped
     }
@@ -282,6 +284,8 @@ impl Node {
         let alone = voters.len() == 1;
         let after = voters.into_iter().filter(|voter| *voter != old).chain([new]).collect();
         self.keep_majority(old, &after).await?;
+        // It may have died since it was looked at.
+        self.once_heard(|| self.check_heard(new)).await?;
         if !alone {
             // A single voter has no other to hand the lead to: it leads until the change is
             // committed, and then steps down.
@@ -423,6 +427,15 @@ fn check_halves(
 
 fn refused(error: MembershipError) -> NodeError {
     NodeError::Membership(error)
+}
+
+/// For a change that is not the one which was asked for: whether a majority knows of it by now is
+/// nothing to its caller.
+fn or_not_known(changed: Result<(), NodeError>) -> Result<(), NodeError> {
+    match changed {
+        Err(NodeError::Membership(MembershipError::NotKnown { .. })) => Ok(()),
+        changed => changed,
+    }
 }
 
 /// Raft goes on after either.

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::error::{MembershipError, NodeError};
 use crate::node::Node;
-use crate::node::membership::{check_halves, refused};
+use crate::node::membership::{check_halves, or_not_known, refused};
 use crate::types::TypeConfig;
 
 /// A learner that is no more entries than this behind can become a voter without holding up commits
@@ -73,19 +73,18 @@ impl Node {
         // It may have died since it was looked at.
         self.once_heard(|| self.check_promotion(id)).await?;
         tracing::info!(id = id.get(), "promoting a learner to voter");
-        match self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await {
-            // Nobody was taken out, about whom others would have to know.
-            Err(NodeError::Membership(MembershipError::NotKnown { .. })) => Ok(()),
-            done => done,
-        }
+        // Nobody was taken out, about whom others would have to know.
+        or_not_known(self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await)
+    }
+
+    pub(super) fn check_heard(&self, id: NodeId) -> Result<(), NodeError> {
+        if self.hears(id) { Ok(()) } else { Err(refused(MembershipError::Mute { id })) }
     }
 
     /// Nothing is committed any more, not even its removal, if the voters with this one have no
     /// live majority.
     fn check_promotion(&self, id: NodeId) -> Result<(), NodeError> {
-        if !self.hears(id) {
-            return Err(refused(MembershipError::Mute { id }));
-        }
+        self.check_heard(id)?;
         let after = self.voters().into_iter().chain([id]).collect();
         check_halves(&[after], |voter| self.hears(voter)).map_err(refused)
     }

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::error::{MembershipError, NodeError};
 use crate::node::Node;
-use crate::node::membership::refused;
+use crate::node::membership::{or_not_known, refused};
 
 /// A majority that has committed a change takes the next entries within this, if it is well.
 const KNOWN_WITHIN: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ impl Node {
         }
         self.once_heard(|| self.check_quorum()).await?;
         tracing::debug!("finishing a membership change that was cut off");
-        self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await?;
+        or_not_known(self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await)?;
         // It may have taken this node out.
         match self.leads() {
             true => Ok(()),
