@@ -149,6 +149,8 @@ export class Live {
       this.parts = this.lastId ? null : [];
       this.held = [];
       this.every = HEARD_MS;
+      // That of the stream before says nothing of this one's.
+      this.age = null;
       const events = new Events((event) => run === this.run && this.take(event), (comment) => this.begins(comment));
       for (;;) {
         const { done, value } = await reader.read();
@@ -187,7 +189,7 @@ export class Live {
     else if (type === 'leader') this.leader = String(body.leader_id ?? this.leader);
     // Within a snapshot the position does not count.
     if (id && this.parts === null) this.lastId = id;
-    if (this.phase !== 'live' && this.loaded) this.turn('live', '');
+    if (this.phase !== 'live' && this.loaded && this.parts === null) this.turn('live', '');
     this.onChange();
   }
 

@@ -224,7 +224,8 @@ pub struct Tunables {
     /// 16,384, minimum 64. Raise it where many clients come through one proxy.
     pub calls_per_address_max: usize,
     /// Bytes of answers that clients have not taken yet, in all; calls that would add some are
-    /// refused. Default 256 MiB, minimum 64 KiB.
+    /// refused, and streams of events by HTTP end that would where half of it is taken. Default 256
+    /// MiB, minimum 64 KiB.
     pub answers_bytes_max: usize,
     /// Bytes of answers on one connection. Default 64 MiB, minimum 64 KiB; an answer that is larger
     /// cannot be given.

@@ -82,7 +82,7 @@ pub(crate) enum NodeError {
     /// Nothing can be written, and what was handed in before, perhaps this very write, is not
     /// committed.
     #[error("{full}; whether this was done before is not known, as entries wait to be committed")]
-    Unsettled { full: Box<NodeError> },
+    Unsettled { full: Box<Self> },
     /// The registry would be larger than the leader lets it grow.
     #[error(
         "the registry takes {bytes} bytes and would grow beyond its limit, state_bytes_max = {limit} on node {node}: deregister some, or raise it on all nodes"

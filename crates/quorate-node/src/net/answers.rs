@@ -83,6 +83,21 @@ impl Answers {
         Ok(reserved)
     }
 
+    /// Whether there is room for a large event of a stream. Streams may have it for longer than
+    /// calls have their answers, and so no more than half of the room: those who read slowly hold
+    /// up each other, and no calls.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn check_event(&self) -> Result<(), CallError> {
+        let (under_way, limit) = (self.bytes.load(Ordering::Relaxed), self.max / 2);
+        if under_way <= limit {
+            return Ok(());
+        }
+        self.refused.in_all.inc();
+        Err(CallError::AnswersUnderWay { under_way, limit, place: "at this node" })
+    }
+
     /// A turn to make a large answer.
     ///
     /// # Errors

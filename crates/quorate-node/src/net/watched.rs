@@ -44,6 +44,10 @@ const LOOSE_MAX: usize = UNTAKEN_MAX / 4;
 /// A connection that has not taken a large message in this time ends, with the grace that others
 /// have: all that an address may have need 6 Mbit/s for that.
 const TAKEN_WITHIN: Duration = Duration::from_secs(60);
+/// The same for what a watch waits for before its next message, where that is small. There may be
+/// one such of each watch: 16 KiB of each of 4,096 need 2 Mbit/s. What else the watch has to tell,
+/// a whole snapshot perhaps, is kept meanwhile.
+const GOES_ON_WITHIN: Duration = Duration::from_secs(300);
 
 /// Of one address, or of one connection.
 #[derive(Debug)]
@@ -137,7 +141,7 @@ struct Paced {
     messages: Messages,
     untaken: Arc<Untaken>,
     /// Of a message, what was not handed on yet.
-    rest: Option<(Bytes, Option<Arc<Large>>)>,
+    rest: Option<(Bytes, Option<Arc<Due>>)>,
     /// Handed on, and counted with what comes next.
     loose: usize,
     /// While an instance alone needs more than a small message.
@@ -167,9 +171,9 @@ impl Untaken {
     }
 }
 
-/// What has to be taken in time: it has its places, if it needs any, and its connection ends when
-/// it is overdue.
-struct Large {
+/// What has to be taken in time: a large message, with its places, if it needs any, or the last of
+/// what a watch waits for. Its connection ends when it is overdue.
+struct Due {
     line: Arc<Line>,
     deadline: Instant,
     _places: Places,
@@ -183,7 +187,7 @@ struct Piece {
     /// Its bytes and those before it that were not counted.
     counted: usize,
     untaken: Arc<Untaken>,
-    _of: Option<Arc<Large>>,
+    _of: Option<Arc<Due>>,
 }
 
 impl AsRef<[u8]> for Piece {
@@ -201,15 +205,15 @@ impl Drop for Piece {
     }
 }
 
-impl Large {
-    fn begin(line: Arc<Line>, places: Places) -> Arc<Self> {
-        let deadline = Instant::now() + TAKEN_WITHIN;
+impl Due {
+    fn begin(line: Arc<Line>, places: Places, within: Duration) -> Arc<Self> {
+        let deadline = Instant::now() + within;
         line.answers().expect_by(deadline);
         Arc::new(Self { line, deadline, _places: places })
     }
 }
 
-impl Drop for Large {
+impl Drop for Due {
     fn drop(&mut self) {
         self.line.answers().was_taken(self.deadline);
     }
@@ -274,7 +278,8 @@ impl Paced {
         let is_large = message.len() >= COUNTED_FROM;
         let large = is_large.then(|| {
             let free = || free_places(&self.line).unwrap_or_default();
-            Large::begin(self.line.clone(), alone.map_or_else(free, |alone| alone.places))
+            let places = alone.map_or_else(free, |alone| alone.places);
+            Due::begin(self.line.clone(), places, TAKEN_WITHIN)
         });
         self.rest = Some((message, large));
     }
@@ -291,7 +296,10 @@ impl Paced {
             return Some(Frame::data(bytes));
         }
         let counted = std::mem::take(&mut self.loose);
-        self.untaken.bytes.fetch_add(counted, Ordering::AcqRel);
+        let before = self.untaken.bytes.fetch_add(counted, Ordering::AcqRel);
+        let waits_for_it = before < UNTAKEN_MAX && before + counted >= UNTAKEN_MAX;
+        let last = || Due::begin(self.line.clone(), Places::default(), GOES_ON_WITHIN);
+        let of = of.or_else(|| waits_for_it.then(last));
         let piece = Piece { bytes, counted, untaken: self.untaken.clone(), _of: of };
         Some(Frame::data(Bytes::from_owner(piece)))
     }

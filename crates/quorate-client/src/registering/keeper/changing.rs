@@ -24,7 +24,8 @@ enum Field {
     Metadata,
 }
 
-/// In this order they are made, where they are made apart: who drains is not to get calls meanwhile.
+/// In this order they are made, where they are made apart: who drains is not to get calls
+/// meanwhile.
 const FIELDS: [Field; 4] = [Field::Status, Field::Weight, Field::Load, Field::Metadata];
 
 impl Field {

@@ -193,6 +193,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn events_leave_half_of_the_room_to_calls() {
+        let answers = answers(4 * LARGE * GROWS);
+        let mut unread = answers.begin(&line(), Instant::now()).unwrap();
+        unread.add(2 * LARGE * GROWS).unwrap();
+        answers.check_event().expect("they may have half");
+        let _one_more = {
+            let mut more = answers.begin(&line(), Instant::now()).unwrap();
+            more.add(LARGE).unwrap();
+            more
+        };
+        let refused = answers.check_event().expect_err("no more");
+        assert!(matches!(refused, CallError::AnswersUnderWay { .. }), "{refused:?}");
+        made_by(&answers, LARGE).await.expect("calls go on");
+    }
+
+    #[tokio::test]
     async fn one_that_would_be_too_much_is_not_begun() {
         let answers = answers(LARGE * GROWS);
         let refused = made_by(&answers, LARGE + 1).await.expect_err("too much");

@@ -249,6 +249,7 @@ impl<A: Stream<Item = Result<EncodedWatchResponse, Status>> + Unpin> Following<A
         let until = Until { made, taken: Instant::now() + TAKEN_WITHIN };
         let make = move || Ok(event(answer, cluster_id, tells));
         let answers = self.api.node.answers();
+        answers.check_event()?;
         let (text, reserved) = large::made(answers, &self.line, until, source, make).await?;
         Ok(reserved.hold(text).collect())
     }

@@ -105,6 +105,26 @@ async fn small_messages_do_not_count() {
     assert_eq!(held.len(), watches.len());
 }
 
+/// What a watch has yet to tell stays with the node for as long.
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_takes_nothing_of_its_small_messages_ends_its_connection() {
+    let line = line();
+    let mut unread = watch(&line, 1_000);
+    let mut held: Vec<_> = std::iter::from_fn(|| taken(&mut unread)).take(100).collect();
+    let is_overdue = || line.answers().is_overdue(Instant::now());
+    tokio::time::advance(GOES_ON_WITHIN - Duration::from_secs(1)).await;
+    assert!(!is_overdue(), "a slow one has that time");
+    held.clear();
+    let few = taken(&mut unread);
+    tokio::time::advance(2 * GOES_ON_WITHIN).await;
+    assert!(few.is_some() && !is_overdue(), "nothing waits for that");
+    held.extend(std::iter::from_fn(|| taken(&mut unread)).take(100));
+    tokio::time::advance(2 * GOES_ON_WITHIN).await;
+    assert!(is_overdue());
+    drop(held);
+    assert!(!is_overdue());
+}
+
 /// Else HTTP/2 keeps many of each, however few places there are.
 #[tokio::test]
 async fn a_watch_makes_no_message_while_much_of_it_was_not_taken() {
