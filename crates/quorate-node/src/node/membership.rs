@@ -37,7 +37,7 @@ use looks::Looks;
 /// How long a node that is to be taken in has to name itself.
 const IDENTIFY_TIMEOUT: Duration = Duration::from_secs(2);
 const IDENTIFY_AGAIN: Duration = Duration::from_millis(200);
-/// How long a learner that is to vote is looked for. Other changes wait meanwhile.
+/// How long a learner that is to vote is looked for.
 const LEARNER_ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
 /// A membership change or something that belongs to one.
@@ -69,7 +69,7 @@ impl Node {
             MembershipCall::Add { id, peer_address, learner_only, by_itself } => {
                 self.finish_change().await?;
                 self.check_add(id, by_itself, deadline).await?;
-                self.take_in(id, &peer_address, learner_only, deadline).await?;
+                let turn = self.take_in(id, &peer_address, learner_only, turn, deadline).await?;
                 if !learner_only {
                     let _turn = self.caught_up(id, turn, deadline).await?;
                     self.promote(id).await?;
@@ -93,14 +93,16 @@ impl Node {
         Ok(turn.expect("invariant: nobody closes it"))
     }
 
-    /// Makes a node a learner, where it is none yet. One that is to vote has to answer.
-    async fn take_in(
-        &self,
+    /// Makes a node a learner, where it is none yet. One that is to vote has to answer; others have
+    /// their turn while it is looked for.
+    async fn take_in<'a>(
+        &'a self,
         id: NodeId,
         peer_address: &str,
         learner_only: bool,
+        mut turn: SemaphorePermit<'a>,
         deadline: Instant,
-    ) -> Result<(), NodeError> {
+    ) -> Result<SemaphorePermit<'a>, NodeError> {
         match self.member(id) {
             Some(member) if member.peer_address != peer_address => {
                 let address = member.peer_address;
@@ -109,8 +111,10 @@ impl Node {
             Some(_) if self.voters().contains(&id) => {}
             Some(member) => {
                 if !learner_only {
+                    drop(turn);
                     let address = self.peers.book.address(id, &member.peer_address);
                     self.identify_learner(id, &address, deadline).await?;
+                    turn = self.one_at_a_time(deadline).await?;
                 }
                 // A learner may have lost its disk; it has no vote to forget, and gets the log from
                 // the beginning.
@@ -126,7 +130,7 @@ impl Node {
                 added.map_err(|error| self.raft_error(error))?;
             }
         }
-        Ok(())
+        Ok(turn)
     }
 
     /// One that is to vote may be cut off, or be started again, while it is waited for.
@@ -222,7 +226,7 @@ impl Node {
         let size =
             self.voters().iter().filter(|voter| **voter != old && **voter != new).count() + 1;
         let was_member = self.member(new).is_some();
-        self.take_in(new, peer_address, false, deadline).await?;
+        let turn = self.take_in(new, peer_address, false, turn, deadline).await?;
         let _turn = self.caught_up(new, turn, deadline).await?;
         // By now the old one may be out, or the new one vote: both is what was asked for.
         let swapped = self.swap(old, new, size, deadline).await;
