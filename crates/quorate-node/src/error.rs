@@ -299,7 +299,8 @@ pub(crate) enum MembershipError {
     Mute { id: NodeId },
     /// The change is committed.
     #[error(
-        "the members are changed, but a majority may not know that yet: {why}; call again, which makes it known"
+        "the members are changed, but a majority may not know that yet: {why}; {}call again, which makes it known",
+        make_room_first(why.is_full())
     )]
     NotKnown { why: Box<NodeError> },
     #[error(
@@ -334,6 +335,10 @@ pub(crate) enum Unfit {
     Doubtful(String),
     #[error("it was asked to a moment ago, and did not come to; this leader goes on")]
     Untaken,
+}
+
+fn make_room_first(is_full: bool) -> &'static str {
+    if is_full { "make room there, and " } else { "" }
 }
 
 /// What is to be done about a node that was not heard.

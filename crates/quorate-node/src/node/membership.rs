@@ -115,6 +115,9 @@ impl Node {
                     let address = self.peers.book.address(id, &member.peer_address);
                     self.identify_learner(id, &address, deadline).await?;
                     turn = self.one_at_a_time(deadline).await?;
+                    if self.voters().contains(&id) {
+                        return Ok(turn);
+                    }
                 }
                 // A learner may have lost its disk; it has no vote to forget, and gets the log from
                 // the beginning.
