@@ -81,6 +81,8 @@ async fn a_registration_outlives_all_nodes_that_its_client_was_given() {
 async fn a_stream_of_renewals_is_told_of_new_members_where_it_asked_for_that() {
     // S1.2
     let mut cluster = Cluster::start(1).await;
+    // That a node reports its address is a change of the members, too.
+    cluster.settled().await;
     let mut registry = cluster.registry(1);
     let lease = register(&mut registry, "web", "a").await.lease_id;
     let asking = RenewRequest { with_news: true, ..renewal([lease]) };
