@@ -161,6 +161,7 @@ pub(super) const STATES: [State; 15] = [
             "QuorateClockHeld",
             "QuorateDiskFills",
             "QuorateDiskFull",
+            "QuorateNodeBehind",
             "QuorateWritesRefused",
         ],
         shows: |metrics| metrics.is("quorate_writes_refused{reason=\"disk_floor\"}", 1.0),
