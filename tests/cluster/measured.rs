@@ -13,6 +13,7 @@ use super::calls::{
     Registry, deregister, in_time, named, register, register_many, registration, revision,
     set_weight, spec,
 };
+use super::failover::seldom_by_silence;
 use super::harness::{Cluster, DECODE_MAX, eventually};
 use super::metrics::metrics;
 use super::mixed;
@@ -286,7 +287,7 @@ async fn each_election_is_counted_where_it_began() {
 /// Longer than the library waits for an answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_answers_heartbeats_late_is_seen() {
-    let cluster = Cluster::start_cuttable(3, Tunables::default()).await;
+    let cluster = Cluster::start_cuttable(3, seldom_by_silence()).await;
     let leader = cluster.leader().await;
     let late = cluster.ids().into_iter().find(|id| *id != leader).unwrap();
     let within = format!("quorate_peer_rtt_seconds_bucket{{peer=\"{late}\",le=\"0.05\"}}");

@@ -85,7 +85,8 @@ async fn a_wrong_update_in_an_outage_is_given_up_after_it() {
 #[tokio::test]
 async fn a_wrong_update_in_an_outage_takes_no_right_one_with_it() {
     let fakes = Fake::cluster(1);
-    let client = client(&fakes).await;
+    // No answer is so late that it is asked for twice.
+    let client = client_with(&fakes, Duration::from_secs(20), CALL_TIMEOUT);
     let handle = client.register(orders()).await.unwrap();
     fakes[0].set(Mode::Unavailable);
     let waiting = Update::new().status(InstanceStatus::OutOfService).weight(7);
